@@ -36,6 +36,18 @@ const behind = (element) => {
 };
 """
 
+# JavaScript: what is wrong with the headings that are seen: the first is no h1, another is one, or one skips a level (WCAG 2.1,
+# technique G141).
+HEADINGS = """
+const all = [...document.querySelectorAll('h1, h2, h3, h4, h5, h6')].filter((heading) => heading.checkVisibility());
+const level = (heading) => Number(heading.tagName[1]);
+return all.flatMap((heading, at) => {
+  const most = at === 0 ? 1 : level(all[at - 1]) + 1;
+  const fine = at === 0 ? level(heading) === 1 : level(heading) > 1 && level(heading) <= most;
+  return fine ? [] : [`${heading.tagName} ${heading.textContent.trim().slice(0, 40)}`];
+});
+"""
+
 failures = []
 
 

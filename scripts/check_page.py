@@ -1,6 +1,6 @@
 """Opens a page that lorafit wrote, or serves, in headless Chromium: no errors, nothing loaded from elsewhere, every figure is
-drawn, nothing is wider than the window, letters have a contrast of 4.5 with what is behind them, no label of a figure is
-struck by a line or overlaps another; the pointer on a curve tells its values and a drag shows a part of it. Takes
+drawn, nothing is wider than the window, letters have a contrast of 4.5 with what is behind them, no heading skips a level, no
+label of a figure is struck by a line or overlaps another; the pointer on a curve tells its values and a drag shows a part of it. Takes
 screenshots, light and dark, 1280 and 400 pixels wide, the whole page too, and prints it to PDF.
 Of a page of `lorafit data --html` also: search, order and ids work, no row is broken out of.
 
@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from browser import COLOURS, call, check, console, driver, end, open_session
+from browser import COLOURS, HEADINGS, call, check, console, driver, end, open_session
 
 address = sys.argv[1] if sys.argv[1].startswith("http://127.0.0.1:") else Path(sys.argv[1]).resolve().as_uri()
 folder = Path(sys.argv[2])
@@ -231,6 +231,8 @@ with driver(), tempfile.TemporaryDirectory() as profile:
         check(wide <= width, f"{name}: {wide} of {width} pixels wide")
         faint = script(CONTRAST)
         check(not faint, f"{name}: letters stand out {faint or ''}")
+        skipped = script(HEADINGS)
+        check(not skipped, f"{name}: headings follow each other without a gap {skipped or ''}")
         faults = script(LABELS)
         check(not faults, f"{name}: labels are read {faults or ''}")
         shot = cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]

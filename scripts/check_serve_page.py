@@ -1,8 +1,8 @@
 """Opens the page of `lorafit serve` in headless Chromium, with a small server that answers as its API does: models come,
 messages go to both, answers stream, stop and fail, keys are asked for, tokens say how likely they were, the prompt of an answer
 is shown with its tokens; texts of models stay text, fields have names, the keyboard reaches all, letters have a contrast of 4.5,
-nothing is wider than the window, nothing is in the console, nothing is loaded from elsewhere. Takes screenshots, light and dark,
-1280 and 400 pixels wide.
+no heading of a view skips a level, nothing is wider than the window, nothing is in the console, nothing is loaded from elsewhere.
+Takes screenshots, light and dark, 1280 and 400 pixels wide.
 
     python3 scripts/check_serve_page.py SCREENSHOT_FOLDER
     python3 scripts/check_serve_page.py SCREENSHOT_FOLDER target/debug/lorafit
@@ -28,7 +28,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from browser import COLOURS, call, check, console, driver, end, open_session
+from browser import COLOURS, HEADINGS, call, check, console, driver, end, open_session
 
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)
@@ -267,6 +267,8 @@ class Browser:
         check(wide <= width, f"{name}: {wide} of {width} pixels wide")
         faint = self.script(CONTRAST)
         check(not faint, f"{name}: letters stand out {faint or ''}")
+        skipped = self.script(HEADINGS)
+        check(not skipped, f"{name}: headings follow each other without a gap {skipped or ''}")
         shot = self.cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         (folder / f"{name}.png").write_bytes(base64.b64decode(shot))
 
@@ -551,7 +553,7 @@ def check_runs(browser, runs):
     current = browser.script("return [...document.querySelectorAll('#links a')].map((link) => link.ariaCurrent ?? link.getAttribute('aria-current'))")
     check(current == [None, "page", None], f"the links say what is shown: {current}")
     check(not browser.script("return document.getElementById('composer').checkVisibility()"), "the chat is away")
-    names = browser.script(f"return {CARDS}.map((card) => card.querySelector('h3').firstChild.data.trim())")
+    names = browser.script(f"return {CARDS}.map((card) => card.querySelector('h2').firstChild.data.trim())")
     check(sorted(names) == ["first", "group/<b>second"], f"runs are listed by their names: {names}")
     browser.wait("document.querySelectorAll('#curves figure > svg').length >= 5")
     titles = browser.script("return [...document.querySelectorAll('#curves h3')].map((h) => h.textContent)")

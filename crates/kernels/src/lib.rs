@@ -36,7 +36,7 @@ mod testing;
 mod weight;
 
 pub use bytes::{Owner, SharedBytes};
-pub use tensor::{Bf16Tensor, Device, Placement, Tensor};
+pub use tensor::{Bf16Tensor, Device, Half, Placement, Tensor};
 pub use weight::{
     ComputeDtype, DeviceWeight, FrozenWeight, RowOrder, TrainedWeight, UnquantizableValue, Weight,
     WeightError,

@@ -14,8 +14,13 @@ use half::bf16;
 use crate::gpu::{Float, Gpu, Region, taken};
 
 mod gpu_values;
+mod halves;
 
+use crate::quant::UnencodableValue;
 use gpu_values::GpuValues;
+pub use halves::Half;
+use halves::HalfValues;
+pub(crate) use halves::Halves;
 
 /// Where tensors live and ops run.
 ///
@@ -85,8 +90,8 @@ impl Placement {
     }
 }
 
-/// A buffer of values on a device: `f32`, but for activations on a GPU that computes with `bf16`. The host sees `f32`
-/// always.
+/// A buffer of values on a device: `f32`, but for activations on a GPU that computes with `bf16`, and for matrices on the processor
+/// that are only read ([`Tensor::narrow`]). The host sees `f32` always.
 #[derive(Debug)]
 pub struct Tensor {
     storage: Storage,
@@ -96,6 +101,8 @@ pub struct Tensor {
 #[derive(Debug)]
 enum Storage {
     Cpu(AlignedVec),
+    /// On the processor too.
+    Halves(HalfValues),
     Cuda(GpuValues),
 }
 
@@ -141,10 +148,27 @@ impl Tensor {
         tensor
     }
 
+    /// Keeps the values in 16 bits from now on, the nearest to each, if they are on the processor. Then they can be the right operand
+    /// of a product and factors of [`crate::ops::low_rank`], and nothing else; they cannot be changed.
+    ///
+    /// # Errors
+    /// A value that is too large; then all stay as they are.
+    pub fn narrow(&mut self, half: Half) -> Result<(), UnencodableValue> {
+        if let Storage::Cpu(values) = &self.storage {
+            self.storage = Storage::Halves(HalfValues::nearest(values, half)?);
+        }
+        Ok(())
+    }
+
+    /// The type of the values, if they are kept in 16 bits for being read ([`Tensor::narrow`]).
+    pub fn half(&self) -> Option<Half> {
+        self.halves().map(|halves| halves.half())
+    }
+
     /// The device the buffer is on.
     pub fn device(&self) -> Device {
         match &self.storage {
-            Storage::Cpu(_) => Device::Cpu,
+            Storage::Cpu(_) | Storage::Halves(_) => Device::Cpu,
             Storage::Cuda(values) => Device::Cuda(values.gpu()),
         }
     }
@@ -153,6 +177,7 @@ impl Tensor {
     pub fn len(&self) -> usize {
         match &self.storage {
             Storage::Cpu(values) => values.len(),
+            Storage::Halves(values) => values.len(),
             Storage::Cuda(values) => values.len,
         }
     }
@@ -166,6 +191,7 @@ impl Tensor {
     pub fn write(&mut self, offset: usize, values: &[f32]) {
         match &mut self.storage {
             Storage::Cpu(buffer) => buffer[offset..offset + values.len()].copy_from_slice(values),
+            Storage::Halves(_) => panic!("{ONLY_READ}"),
             Storage::Cuda(buffer) => buffer.write(offset, values),
         }
     }
@@ -181,6 +207,7 @@ impl Tensor {
     pub fn read(&self, offset: usize, out: &mut [f32]) {
         match &self.storage {
             Storage::Cpu(values) => out.copy_from_slice(&values[offset..offset + out.len()]),
+            Storage::Halves(values) => values.view().decode(offset..offset + out.len(), out),
             Storage::Cuda(values) => values.read(offset, out),
         }
     }
@@ -189,6 +216,7 @@ impl Tensor {
     pub fn clear(&mut self, len: usize) {
         match &mut self.storage {
             Storage::Cpu(values) => values[..len].fill(0.0),
+            Storage::Halves(_) => panic!("{ONLY_READ}"),
             Storage::Cuda(values) => {
                 values.changes();
                 values.gpu().clear(values.part(0, len));
@@ -200,7 +228,16 @@ impl Tensor {
     pub(crate) fn cpu(&self) -> &[f32] {
         match &self.storage {
             Storage::Cpu(values) => values,
+            Storage::Halves(_) => panic!("{ONLY_READ}"),
             Storage::Cuda(_) => panic!("{ELSEWHERE}"),
+        }
+    }
+
+    /// The values that are kept in 16 bits, if they are.
+    pub(crate) fn halves(&self) -> Option<Halves<'_>> {
+        match &self.storage {
+            Storage::Halves(values) => Some(values.view()),
+            Storage::Cpu(_) | Storage::Cuda(_) => None,
         }
     }
 
@@ -208,6 +245,7 @@ impl Tensor {
     pub(crate) fn cpu_mut(&mut self) -> &mut [f32] {
         match &mut self.storage {
             Storage::Cpu(values) => values,
+            Storage::Halves(_) => panic!("{ONLY_READ}"),
             Storage::Cuda(_) => panic!("{ELSEWHERE}"),
         }
     }
@@ -216,6 +254,7 @@ impl Tensor {
     pub(crate) fn float(&self) -> Float {
         match &self.storage {
             Storage::Cpu(_) => Float::F32,
+            Storage::Halves(_) => panic!("{ONLY_READ}"),
             Storage::Cuda(values) => values.float(),
         }
     }
@@ -256,7 +295,7 @@ impl Tensor {
 
     fn on_gpu(&self) -> &GpuValues {
         match &self.storage {
-            Storage::Cpu(_) => panic!("{ELSEWHERE}"),
+            Storage::Cpu(_) | Storage::Halves(_) => panic!("{ELSEWHERE}"),
             Storage::Cuda(values) => values,
         }
     }
@@ -269,6 +308,8 @@ impl Tensor {
 
 /// A mistake of ours: an op's operands are on one device.
 const ELSEWHERE: &str = "an operand is on another device than the op's others";
+/// The same: values of 16 bits are right operands of products alone.
+const ONLY_READ: &str = "values of 16 bits that are only read, in an op that takes f32 or changes them";
 
 /// A buffer of `bf16` values on a device: what is kept and not computed with
 /// ([`crate::ops::elementwise::narrow`], [`crate::ops::elementwise::widen`]).
@@ -330,6 +371,8 @@ pub(crate) unsafe trait Zeroed: Copy + Send + Sync {}
 unsafe impl Zeroed for f32 {}
 // SAFETY: as above.
 unsafe impl Zeroed for bf16 {}
+// SAFETY: as above.
+unsafe impl Zeroed for u16 {}
 
 /// A zeroed host buffer aligned to a cache line (and to the widest vector register).
 #[derive(Debug)]

@@ -52,7 +52,8 @@ pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox),
         calls,
         tokenizer: site.tokenizer,
     };
-    let answers = ask.answers(site, vec![prompt], site.limits.new_tokens, reply.calls == Calls::Found)?;
+    let answers =
+        ask.answers(site, vec![prompt], site.limits.new_tokens, matches!(reply.calls, Calls::Found(_)))?;
     Ok((reply, site.send(Work::Answers(answers), ask.selected.adapter, arrived)?))
 }
 
@@ -166,7 +167,7 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
     let mut tools = tools(fields)?;
     let calls = choice(fields, &tools)?;
     match fields.value("parallel_tool_calls") {
-        Some(Value::Bool(false)) if calls == Calls::Found => {
+        Some(Value::Bool(false)) if matches!(calls, Calls::Found(_)) => {
             return Err(fields.wrong(
                 "parallel_tool_calls",
                 "cannot be false: the model decides how often it calls; leave it out",
@@ -197,7 +198,7 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
 fn held_form(calls: &Calls, tools: &[Value]) -> Option<Form> {
     let place = |index: usize| format!("tools[{index}].function.parameters");
     match calls {
-        Calls::None | Calls::Found => None,
+        Calls::None | Calls::Found(_) => None,
         Calls::Whole => {
             let call = |(index, tool): (usize, &Value)| {
                 let mut arguments = parameters(tool);
@@ -255,11 +256,11 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
     let rule = "has to be none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ...}}";
     let calls = match fields.value("tool_choice") {
         None if tools.is_empty() => Calls::None,
-        None => Calls::Found,
+        None => found(tools),
         Some(Value::String(word)) => match word.as_str() {
             "none" => Calls::None,
             "auto" if tools.is_empty() => Calls::None,
-            "auto" => Calls::Found,
+            "auto" => found(tools),
             "required" => Calls::Whole,
             _ => return Err(fields.wrong("tool_choice", rule)),
         },
@@ -269,7 +270,7 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
         },
     };
     let is_there = match &calls {
-        Calls::None | Calls::Found => true,
+        Calls::None | Calls::Found(_) => true,
         Calls::Whole if tools.is_empty() => {
             return Err(fields.wrong("tool_choice", "is required, but there are no `tools`"));
         }
@@ -280,6 +281,12 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
         true => Ok(calls),
         false => Err(fields.wrong("tool_choice", "asks for a tool that is not in `tools`; add it there")),
     }
+}
+
+/// Calls that the model makes as it likes.
+fn found(tools: &[Value]) -> Calls {
+    let names = tools.iter().filter_map(|tool| tool["function"]["name"].as_str());
+    Calls::Found(names.map(str::to_owned).collect())
 }
 
 fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {

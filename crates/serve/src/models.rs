@@ -166,6 +166,9 @@ impl Models {
             .and_then(|weighed| check_finite(&weighed, config).map(|()| weighed))
             .map_err(|error| ApiError::field("model", format!("cannot have a strength: {error}")))?;
         self.model.prepare(&mut weighed);
+        weighed
+            .hold_factors(adapter.1.factor_dtype())
+            .map_err(|error| ApiError::field("model", format!("cannot have a strength: {error}")))?;
         Ok(self.write(|inner| {
             // Another request may have been as quick.
             if let Some(found) = inner.strengths.iter().find(|kept| is_it(kept)) {

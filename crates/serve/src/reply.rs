@@ -48,8 +48,8 @@ pub enum Kind {
 pub enum Calls {
     /// There are no tools.
     None,
-    /// They are found in the text.
-    Found,
+    /// Those of tools of these names are found in the text.
+    Found(Vec<String>),
     /// The answer is a call, `{"name": ..., "arguments": ...}`.
     Whole,
     /// The answer is the arguments of a call of this tool.

@@ -15,6 +15,12 @@
 //! | `<\|START_ACTION\|>` list, `<\|tools_prefix\|>` list | Command R7B, Apertus |
 //! | `<function=f>` object `</function>` | Functionary 3.1 |
 //! | sections of calls, each f, a marker and an object | DeepSeek V3, R1 and V3.1, Kimi K2 |
+//! | ` to=functions.f` in the header of a message, the object as the message | gpt-oss (harmony) |
+//! | `<\|tool_call>call:f{p:` value `}`, `<start_function_call>call:f{p:` value `}` | Gemma 4, FunctionGemma |
+//! | `<\|tool_call_start\|>[f(p=` value `)]`, `<function_calls>f(p=` value `)` | LFM2, OLMo 3 |
+//! | `<minimax:tool_call><invoke name="f"><parameter name="p">` value | MiniMax M2 |
+//! | `<seed:tool_call><function=f><parameter=p>` value | Seed-OSS |
+//! | f, a line break and an object as the whole answer, where f is a tool that was offered | GLM-4 |
 //!
 //! Many of these markers are special tokens of their vocabulary, so an answer that may have calls has to be decoded with
 //! its special tokens. Behind a marker that no call follows, the text is text, the marker too. White space beside calls is
@@ -74,6 +80,8 @@ const SHORT: usize = 256;
 /// An answer whose text comes in pieces.
 #[derive(Debug)]
 pub struct CallStream {
+    /// Names of tools that were offered.
+    offered: Vec<String>,
     /// Text of which it is not certain yet what it is.
     held: String,
     /// White space that is said before the next text, if one comes.
@@ -86,9 +94,9 @@ pub struct CallStream {
     has_calls: bool,
 }
 
-/// Finds the calls of a whole answer.
-pub fn split_calls(text: &str) -> Answer {
-    let mut stream = CallStream::new();
+/// Finds the calls of a whole answer to whom tools of these names were offered.
+pub fn split_calls(text: &str, offered: &[String]) -> Answer {
+    let mut stream = CallStream::new(offered);
     let mut pieces = stream.push(text);
     pieces.extend(stream.finish());
     let mut answer = Answer::default();
@@ -101,16 +109,11 @@ pub fn split_calls(text: &str) -> Answer {
     answer
 }
 
-impl Default for CallStream {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 impl CallStream {
-    /// At the beginning of an answer.
-    pub fn new() -> Self {
+    /// At the beginning of an answer to whom tools of these names were offered.
+    pub fn new(offered: &[String]) -> Self {
         Self {
+            offered: offered.to_vec(),
             held: String::new(),
             gap: String::new(),
             bare: true,
@@ -171,7 +174,7 @@ impl CallStream {
     /// Takes a call without a marker; false when more is needed to know.
     fn take_bare(&mut self, ended: bool, pieces: &mut Vec<Piece>) -> bool {
         let mut cursor = Cursor::new(&self.held, ended);
-        match within(cursor.bare_calls(self.has_calls), &cursor) {
+        match within(cursor.bare_calls(self.has_calls, &self.offered), &cursor) {
             Ok((calls, bytes)) => {
                 self.call(calls, bytes, pieces);
                 self.bare = true;
@@ -195,7 +198,7 @@ impl CallStream {
             return true;
         }
         let mut cursor = Cursor::new(&self.held[marker.len()..], ended);
-        match within(cursor.calls(form), &cursor) {
+        match within(cursor.calls(form, &self.offered), &cursor) {
             Ok((calls, bytes)) => {
                 self.call(calls, marker.len() + bytes, pieces);
                 self.bare = matches!(form, Form::PythonTag);

@@ -72,8 +72,8 @@ fn broken_off() -> ApiError {
 fn message(reply: &Reply, text: String) -> Result<(Value, bool), ApiError> {
     let (content, calls) = match &reply.calls {
         Calls::None => (Some(text), Vec::new()),
-        Calls::Found => {
-            let answer = split_calls(&text);
+        Calls::Found(offered) => {
+            let answer = split_calls(&text, offered);
             (answer.content, answer.calls)
         }
         Calls::Whole | Calls::Of(_) => match forced(&reply.calls, &text) {
@@ -100,7 +100,7 @@ fn forced(calls: &Calls, text: &str) -> Option<Call> {
             let name = value["name"].as_str()?.to_owned();
             Some(Call { name, arguments: value["arguments"].take() })
         }
-        Calls::None | Calls::Found => None,
+        Calls::None | Calls::Found(_) => None,
     }
 }
 
@@ -198,7 +198,10 @@ impl Stream {
     /// The answers of `inbox`.
     pub fn new(reply: Reply, inbox: Inbox) -> Self {
         let sending = || Sending {
-            calls: (reply.calls == Calls::Found).then(CallStream::new),
+            calls: match &reply.calls {
+                Calls::Found(offered) => Some(CallStream::new(offered)),
+                Calls::None | Calls::Whole | Calls::Of(_) => None,
+            },
             held: String::new(),
             called: 0,
             over: false,

@@ -145,7 +145,7 @@ pub(super) fn write_scale(scale: f32, bytes: &mut [u8]) -> bool {
 /// Exponent and fraction move to their place in an f32, whose exponent is then 112 too small; multiplying by
 /// 2^112 mends that for normal and subnormal values alike.
 #[inline(always)]
-pub(super) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
+pub(crate) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     let bits = u32::from(u16::from_le_bytes(bytes));
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };

@@ -9,6 +9,7 @@ use multiversion::multiversion;
 use multiversion::target::target_cfg_f;
 
 use self::blocks::encode_blocks;
+pub(crate) use self::float::f16_to_f32;
 
 mod blocks;
 pub mod cuda;

@@ -17,7 +17,7 @@ pub use trained::TrainedWeight;
 use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
 use crate::quant::cuda::{FewRows, Rows, Stored, Tile};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Halves, Tensor};
 
 /// How a weight is multiplied. Sums are f32 either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -185,20 +185,26 @@ pub(crate) struct HostWeight<'a> {
 enum HostMatrix<'a> {
     Frozen(&'a FrozenWeight),
     Values { values: &'a [f32], rows: usize, cols: usize },
+    Halves { values: Halves<'a>, rows: usize, cols: usize },
 }
 
 impl<'a> HostWeight<'a> {
+    /// A matrix of values of 16 bits, multiplied as f32.
+    pub(crate) fn of_halves(values: Halves<'a>, rows: usize, cols: usize) -> Self {
+        HostWeight { matrix: HostMatrix::Halves { values, rows, cols }, compute_dtype: ComputeDtype::F32 }
+    }
+
     pub(crate) fn rows(&self) -> usize {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.rows(),
-            HostMatrix::Values { rows, .. } => rows,
+            HostMatrix::Values { rows, .. } | HostMatrix::Halves { rows, .. } => rows,
         }
     }
 
     pub(crate) fn cols(&self) -> usize {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.cols(),
-            HostMatrix::Values { cols, .. } => cols,
+            HostMatrix::Values { cols, .. } | HostMatrix::Halves { cols, .. } => cols,
         }
     }
 
@@ -213,6 +219,9 @@ impl<'a> HostWeight<'a> {
             HostMatrix::Values { values, cols: width, .. } => {
                 out.copy_from_slice(&values[row * width..][cols]);
             }
+            HostMatrix::Halves { values, cols: width, .. } => {
+                values.decode(row * width + cols.start..row * width + cols.end, out);
+            }
         }
     }
 
@@ -220,7 +229,7 @@ impl<'a> HostWeight<'a> {
     pub(crate) fn decode_rows(&self, rows: Range<usize>, cols: Range<usize>, stride: usize, out: &mut [f32]) {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.decode_rows(rows, cols, stride, out),
-            HostMatrix::Values { .. } => {
+            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => {
                 for (row, out) in rows.zip(out.chunks_mut(stride)) {
                     self.decode(row, cols.clone(), &mut out[..cols.len()]);
                 }
@@ -233,6 +242,7 @@ impl<'a> HostWeight<'a> {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.as_f32(),
             HostMatrix::Values { values, .. } => Some(values),
+            HostMatrix::Halves { .. } => None,
         }
     }
 
@@ -240,7 +250,8 @@ impl<'a> HostWeight<'a> {
     pub(crate) fn as_bf16(&self) -> Option<&'a [u16]> {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.as_bf16(),
-            HostMatrix::Values { .. } => None,
+            // Values of 16 bits are multiplied as f32.
+            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
         }
     }
 
@@ -251,6 +262,9 @@ impl<'a> HostWeight<'a> {
             HostMatrix::Values { values, cols: width, .. } => {
                 // SAFETY: every f32 is four bytes.
                 unsafe { values[row * width..][cols].align_to::<u8>().1 }
+            }
+            HostMatrix::Halves { values, cols: width, .. } => {
+                values.bytes(row * width + cols.start..row * width + cols.end)
             }
         }
     }

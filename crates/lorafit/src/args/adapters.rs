@@ -3,6 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use clap::{Args, ValueEnum};
+use lorafit_model::adapter::FactorDtype;
+use serde::Serialize;
+
 use crate::terminal::error::CliError;
 
 /// `DIR` or `DIR:WEIGHT`.
@@ -108,6 +112,42 @@ impl FromStr for NamedAdapter {
             return Err(format!("`{name}` cannot name an adapter: use NAME=DIR with a word other than none"));
         }
         Ok(NamedAdapter { name, adapter })
+    }
+}
+
+/// How the factors of adapters are held in memory.
+#[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Base model")]
+pub struct FactorArgs {
+    /// Number type in which the factors of adapters are held in memory
+    ///
+    /// auto keeps bf16 and f16 where the file of an adapter has them, and is f32 otherwise: both give the same answers, and 16 bits
+    /// take half the memory and less time. bf16 rounds the factors of every adapter. A sum of adapters, and one with a weight, is f32
+    /// with auto. Adapters with magnitudes (DoRA), and factors of embedding and head, are f32 always. On a GPU this has no effect: it
+    /// has a copy of the type that it computes with.
+    #[arg(long, value_enum, value_name = "DTYPE", default_value_t = FactorChoice::Auto)]
+    pub adapter_dtype: FactorChoice,
+}
+
+/// `--adapter-dtype`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FactorChoice {
+    /// As the adapter's file has them
+    Auto,
+    /// In 32 bits
+    F32,
+    /// Rounded to 16 bits
+    Bf16,
+}
+
+impl From<FactorChoice> for FactorDtype {
+    fn from(choice: FactorChoice) -> Self {
+        match choice {
+            FactorChoice::Auto => FactorDtype::AsStored,
+            FactorChoice::F32 => FactorDtype::F32,
+            FactorChoice::Bf16 => FactorDtype::Bf16,
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use clap::Args;
 use lorafit_data::{Message, Role};
 
 use self::repl::{ChatEngine, Part, Repl, Turn};
-use crate::args::adapters::NamedAdapter;
+use crate::args::adapters::{FactorArgs, NamedAdapter};
 use crate::args::base::{QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::Given;
@@ -53,6 +53,9 @@ pub struct ChatArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How the factors of adapters are held in memory.
+    #[command(flatten)]
+    pub factors: FactorArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -68,7 +71,7 @@ impl ChatArgs {
     /// As [`AtHand::open`].
     pub fn open(&self) -> anyhow::Result<AtHand> {
         use_threads(&self.common)?;
-        AtHand::open(&self.model, &self.adapters, &self.base, &self.template, &self.common)
+        AtHand::open(&self.model, (&self.adapters, self.factors), &self.base, &self.template, &self.common)
     }
 
     /// Refuses what makes no sense.

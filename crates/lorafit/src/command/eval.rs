@@ -13,7 +13,7 @@ use lorafit_train::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::args::adapters::AdapterArg;
+use crate::args::adapters::{AdapterArg, FactorArgs};
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::classes::ClassArgs;
 use crate::args::common::Common;
@@ -90,6 +90,9 @@ pub struct EvalArgs {
     /// How the base is multiplied.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// How the factors of adapters are held in memory.
+    #[command(flatten)]
+    pub factors: FactorArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -222,7 +225,7 @@ pub fn run(args: EvalArgs, given: &Given) -> anyhow::Result<()> {
     );
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
-    let adapter = open_adapters(&base, &adapters)?;
+    let adapter = open_adapters(&base, &adapters, args.factors)?;
     if let Some(scoring) = &base.scoring {
         return args.evaluate_scored(scoring, preference, given, &base, adapter.as_ref());
     }

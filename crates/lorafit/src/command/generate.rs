@@ -11,7 +11,7 @@ use lorafit_data::{Document, Message, Role, RowProblem};
 use lorafit_model::adapter::Adapter;
 use serde_json::{Value, json};
 
-use crate::args::adapters::AdapterArg;
+use crate::args::adapters::{AdapterArg, FactorArgs};
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::Given;
@@ -69,6 +69,9 @@ pub struct GenerateArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How the factors of adapters are held in memory.
+    #[command(flatten)]
+    pub factors: FactorArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -143,7 +146,7 @@ pub fn run(args: GenerateArgs, given: &Given) -> anyhow::Result<()> {
     let template = as_trained(&args.template, &args.base, runs, args.common.quiet);
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
-    let adapter = open_adapters(&base, &adapters)?;
+    let adapter = open_adapters(&base, &adapters, args.factors)?;
     if let Some(scoring) = &base.scoring {
         let sampling = flags::names::<Sampling>();
         let sampling: Vec<&str> = sampling.iter().map(String::as_str).collect();

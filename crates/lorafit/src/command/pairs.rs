@@ -12,7 +12,7 @@ use lorafit_train::{
 };
 use serde_json::{Map, Value, json};
 
-use crate::args::adapters::AdapterArg;
+use crate::args::adapters::{AdapterArg, FactorArgs};
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::config_file::{Given, object};
@@ -141,6 +141,9 @@ pub struct PairsArgs {
     /// How the base is multiplied.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// How the factors of adapters are held in memory.
+    #[command(flatten)]
+    pub factors: FactorArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -339,6 +342,7 @@ impl PairsArgs {
             .with("--adapter", self.adapter.join(", "))
             .with("the adapter's weights", adapter)
             .with("the prompts", hash_text(&texts))
+            .with("--adapter-dtype", serde_json::to_value(self.factors.adapter_dtype)?)
             .with("--judge", self.judge.clone())
             .with("--ignore-case", self.ignore_case)
             .with("--ignore-whitespace", self.ignore_whitespace)
@@ -370,7 +374,7 @@ pub fn run(args: PairsArgs, given: &Given) -> anyhow::Result<()> {
     let tokens = Tokens::of_adapters(adapters.iter().map(|adapter| adapter.dir.as_path()));
     let base = open_base(&args.model, &tokens, &args.base, &template, args.compute, &args.common)?;
     base.check_writes("no answers to make pairs of")?;
-    let adapter = open_adapters(&base, &adapters)?;
+    let adapter = open_adapters(&base, &adapters, args.factors)?;
     let prompts = args.prompts(&base, &judge)?;
     let (side_by_side, plan) = args.fit(&base, adapter.as_ref(), &prompts)?;
     if !args.common.quiet {

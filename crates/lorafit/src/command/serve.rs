@@ -17,14 +17,14 @@ use lorafit_serve::{
 use lorafit_train::available_bytes;
 use serde_json::json;
 
-use crate::args::adapters::NamedAdapter;
+use crate::args::adapters::{FactorArgs, NamedAdapter};
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::require;
 use crate::args::size::ByteSize;
 use crate::pages::shell::{COLOURS, FIGURES, VIEWS};
 use crate::pages::{figure, watch};
-use crate::session::base::{Base, as_trained, open_adapter, open_base, use_threads};
+use crate::session::base::{Base, as_trained, hold, open_base, open_to_answer, use_threads};
 use crate::session::merge_inputs::sum;
 use crate::session::tokens::{Tokens, labels_of_adapter};
 use crate::terminal::error::CliError;
@@ -110,6 +110,9 @@ pub struct ServeArgs {
     /// How the base is held in memory.
     #[command(flatten)]
     pub base: QuantArgs,
+    /// How the factors of adapters are held in memory.
+    #[command(flatten)]
+    pub factors: FactorArgs,
     /// How conversations are written.
     #[command(flatten)]
     pub template: TemplateArgs,
@@ -296,7 +299,7 @@ impl ServeArgs {
     }
 
     /// Says where it listens, whom requests may name, and a request that works.
-    fn say_where(&self, address: SocketAddr, base: &str, cache_bytes: u64, chats: bool) -> io::Result<()> {
+    fn say_where(&self, address: SocketAddr, base: &str, bytes: MemoryTaken, chats: bool) -> io::Result<()> {
         let is_every = address.ip().is_unspecified();
         let own = match address {
             SocketAddr::V4(_) if is_every => SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())),
@@ -308,7 +311,10 @@ impl ServeArgs {
         let models: Vec<&str> = [base].into_iter().chain(adapters).collect();
         output::line(format!("serving at http://{own}/{others} (Ctrl-C ends it)"))?;
         output::line(format!("models: {}", models.join(", ")))?;
-        output::line(format!("memory for keys and values (KV cache): {}", memory(cache_bytes)))?;
+        if bytes.adapters > 0 {
+            output::line(format!("memory of adapters: {}", memory(bytes.adapters)))?;
+        }
+        output::line(format!("memory for keys and values (KV cache): {}", memory(bytes.cache)))?;
         output::line(format!("try: {}", self.example(own, base, chats)))
     }
 
@@ -327,6 +333,14 @@ impl ServeArgs {
         };
         format!("curl http://{address}/v1/{path}{key} -d {}", shell_word(&body.to_string()))
     }
+}
+
+/// Bytes of memory beside the base.
+#[derive(Clone, Copy)]
+struct MemoryTaken {
+    adapters: u64,
+    /// Of keys and values, at most.
+    cache: u64,
 }
 
 /// Tokens of a prompt, and of an answer, for which there has to be memory.
@@ -385,14 +399,20 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
-    let adapters =
-        args.adapters.iter().map(|named| open_named(base, named)).collect::<anyhow::Result<Vec<_>>>()?;
-    let open: Open = Box::new(|dir| match writes_no_text(dir) {
+    let adapters = args
+        .adapters
+        .iter()
+        .map(|named| open_named(base, named, args.factors))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let factors = args.factors;
+    let open: Open = Box::new(move |dir| match writes_no_text(dir) {
         Some(why) => Err(why.to_owned()),
-        None => open_adapter(base, dir).map_err(|error| format!("{error:#}")),
+        None => open_to_answer(base, dir, factors).map_err(|error| format!("{error:#}")),
     });
     let name = args.base_name();
     let limits = args.limits(&base.model)?;
+    let held = adapters.iter().map(|named| named.adapter.held_bytes()).sum();
+    let bytes = MemoryTaken { adapters: held, cache: limits.cache_bytes };
     let served = Served {
         name: name.clone(),
         model: &base.model,
@@ -407,7 +427,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     let server = Server::new(served, listener)?;
     let address = server.address().context("a socket without an address")?;
     let stop = interrupt::flag();
-    args.say_where(address, &name, limits.cache_bytes, chats)?;
+    args.say_where(address, &name, bytes, chats)?;
     let time = args.drain_time;
     server.run(stop, |left| {
         if left > 0 {
@@ -420,14 +440,19 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn open_named(base: &Base, named: &NamedAdapter) -> anyhow::Result<lorafit_serve::NamedAdapter> {
-    let adapter = open_adapter(base, &named.adapter.dir)?;
+fn open_named(
+    base: &Base,
+    named: &NamedAdapter,
+    factors: FactorArgs,
+) -> anyhow::Result<lorafit_serve::NamedAdapter> {
+    let adapter = open_to_answer(base, &named.adapter.dir, factors)?;
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
         true => adapter,
         false => {
             let mut weighed = sum(base.model.config(), &[(&adapter, weight)])?;
             base.model.prepare(&mut weighed);
+            hold(&mut weighed, adapter.factor_dtype(), &named.adapter.dir)?;
             weighed
         }
     };

@@ -2,10 +2,10 @@
 
 use lorafit_model::adapter::Adapter;
 
-use crate::args::adapters::NamedAdapter;
+use crate::args::adapters::{FactorArgs, NamedAdapter};
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
-use crate::session::base::{Base, as_trained, open_adapter, open_base};
+use crate::session::base::{Base, as_trained, open_base, open_to_answer};
 use crate::session::merge_inputs::sum;
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
@@ -42,7 +42,7 @@ impl AtHand {
     /// Files that cannot be read, or do not belong together.
     pub fn open(
         model: &str,
-        adapters: &[NamedAdapter],
+        (adapters, factors): (&[NamedAdapter], FactorArgs),
         quant: &QuantArgs,
         template: &TemplateArgs,
         common: &Common,
@@ -52,7 +52,7 @@ impl AtHand {
         let tokens = Tokens::of_adapters(folders());
         let base = open_base(model, &tokens, quant, &template, ComputeArgs::UNSET, common)?;
         let open = |named: &NamedAdapter| {
-            let adapter = open_adapter(&base, &named.adapter.dir)?;
+            let adapter = open_to_answer(&base, &named.adapter.dir, factors)?;
             Ok(Named { name: named.name.clone(), weight: named.adapter.weight, adapter })
         };
         let adapters = adapters.iter().map(open).collect::<anyhow::Result<_>>()?;
@@ -87,7 +87,9 @@ impl AtHand {
             _ => {
                 let weighted = |&(at, weight): &(usize, f64)| (&self.adapters[at].adapter, weight);
                 let weighted: Vec<_> = used.iter().map(weighted).collect();
-                InUse::Sum(Box::new(sum(self.base.model.config(), &weighted)?))
+                let mut sum = sum(self.base.model.config(), &weighted)?;
+                sum.hold_factors(weighted[0].0.factor_dtype())?;
+                InUse::Sum(Box::new(sum))
             }
         })
     }

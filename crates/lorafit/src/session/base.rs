@@ -6,13 +6,13 @@ use std::sync::{Mutex, PoisonError};
 use lorafit_data::Tokenizer;
 use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Float, Gpu};
 use lorafit_kernels::{Device, Placement, cuda};
-use lorafit_model::adapter::{self, Adapter, TokenIndices};
+use lorafit_model::adapter::{self, Adapter, FactorDtype, TokenIndices};
 use lorafit_model::weights::{Gguf, ModelFiles};
 use lorafit_model::{Config, FileError, Model, Source};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{AnswerError, MemoryPlan, open_tokenizer};
 
-use crate::args::adapters::AdapterArg;
+use crate::args::adapters::{AdapterArg, FactorArgs};
 use crate::args::base::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::options::DeviceChoice;
@@ -370,8 +370,34 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     Ok(adapter)
 }
 
+/// As [`open_adapter`], to be computed with and not trained.
+pub fn open_to_answer(base: &Base, dir: &Path, factors: FactorArgs) -> anyhow::Result<Adapter> {
+    let mut adapter = open_adapter(base, dir)?;
+    hold(&mut adapter, factors.adapter_dtype.into(), dir)?;
+    Ok(adapter)
+}
+
+/// Holds the factors of the adapter of `dir`, or of what was made from it, in memory as `dtype`.
+///
+/// # Errors
+/// A value that is too large for it.
+pub fn hold(adapter: &mut Adapter, dtype: FactorDtype, dir: &Path) -> Result<(), CliError> {
+    adapter.hold_factors(dtype).map_err(|error| {
+        CliError::new(format!("{}: a factor cannot be held in 16 bits: {error}", dir.display()))
+            .hint("give --adapter-dtype f32")
+    })
+}
+
 /// Loads the adapters of `--adapter` as one, the sum of their updates by their weights; `None` where none is given.
-pub fn open_adapters(base: &Base, adapters: &[AdapterArg]) -> anyhow::Result<Option<Adapter>> {
-    let loaded = adapters.iter().map(|arg| open_adapter(base, &arg.dir)).collect::<anyhow::Result<_>>()?;
-    Ok(as_one(base.model.config(), loaded, adapters)?)
+pub fn open_adapters(
+    base: &Base,
+    adapters: &[AdapterArg],
+    factors: FactorArgs,
+) -> anyhow::Result<Option<Adapter>> {
+    let loaded = adapters.iter().map(|arg| open_to_answer(base, &arg.dir, factors));
+    let mut one = as_one(base.model.config(), loaded.collect::<anyhow::Result<_>>()?, adapters)?;
+    if let (Some(sum), [arg, ..]) = (&mut one, adapters) {
+        hold(sum, factors.adapter_dtype.into(), &arg.dir)?;
+    }
+    Ok(one)
 }

@@ -7,6 +7,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use lorafit_kernels::Device;
+use lorafit_model::adapter;
+use lorafit_model::weights::{ModelFiles, SaveDtype, TensorData, write_tensors};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -119,6 +122,67 @@ fn the_example_works_adapters_answer_as_generate_does_and_a_signal_ends_it() {
     server.output.read_to_string(&mut rest).expect("it ends");
     let status = server.child.wait().expect("it ends");
     assert!(status.success() && rest == "ended\n" && begun.elapsed() < PATIENCE, "{status} {rest}");
+}
+
+/// The adapter of the model, with its factors rounded to bf16 in the file.
+fn in_bf16(dir: &Path) -> String {
+    let files = ModelFiles::open(MODEL.as_ref()).expect("a model");
+    let loaded =
+        adapter::load_over(&Path::new(MODEL).join("adapter"), &files, Device::Cpu).expect("an adapter");
+    let mut sources = adapter::sources(&loaded);
+    for source in &mut sources {
+        let data = std::mem::replace(&mut source.data, TensorData::f32(|_, _| {}));
+        let TensorData::Floats(_, values) = data else { panic!("factors are numbers") };
+        source.data = TensorData::Floats(SaveDtype::Bf16, values);
+    }
+    let folder = dir.join("in_bf16");
+    fs::create_dir(&folder).unwrap();
+    fs::copy(Path::new(MODEL).join("adapter/adapter_config.json"), folder.join("adapter_config.json"))
+        .unwrap();
+    let mut file = fs::File::create(folder.join(adapter::WEIGHTS_FILE)).unwrap();
+    write_tensors(&mut file, sources).expect("written");
+    folder.display().to_string()
+}
+
+#[test]
+fn factors_are_held_as_asked_and_serve_and_generate_answer_alike() {
+    let dir = TempDir::new().unwrap();
+    let (in_f32, in_bf16) = (format!("{MODEL}/adapter"), in_bf16(dir.path()));
+    let text = "What is the largest number?";
+    let mut found = Vec::new();
+    for (folder, dtype) in
+        [(&in_f32, "auto"), (&in_f32, "bf16"), (&in_bf16, "auto"), (&in_bf16, "f32"), (&in_bf16, "bf16")]
+    {
+        let named = format!("own={folder}");
+        let server = serving(dir.path(), &["--model", MODEL, "--adapter", &named, "--adapter-dtype", dtype]);
+        let mib = server.said.split_once("memory of adapters: ").expect("says how much").1;
+        let held = mib.lines().next().expect("a line").to_owned();
+        let mut answers = Vec::new();
+        for (model, given) in [("own", folder.clone()), ("own:0.5", format!("{folder}:0.5"))] {
+            let generate =
+                ["generate", "--model", MODEL, "--chat", "--prompt", text, "--json", "--threads", "1"];
+            let more = ["--max-new-tokens", "40", "--adapter", &given, "--adapter-dtype", dtype];
+            let expected = well(dir.path(), &[&generate[..], &more[..]].concat());
+            let expected: Value = serde_json::from_str(&expected).unwrap();
+            let messages = json!([{"role": "user", "content": text}]);
+            let body = json!({"model": model, "messages": messages, "temperature": 0, "max_tokens": 40});
+            let (status, answer) = server.post("/v1/chat/completions", "", &body);
+            assert_eq!(status, 200, "{answer}");
+            assert_eq!(
+                answer["choices"][0]["message"]["content"], expected["text"],
+                "{folder} {model} {dtype}"
+            );
+            answers.push(expected["text"].clone());
+        }
+        found.push((held, answers));
+    }
+    let [plain, rounded, stored, widened, both] = &found[..] else { panic!("five") };
+    // At a strength, factors are rounded once more where that is asked.
+    let own = |(held, answers): &(String, Vec<Value>)| (held.clone(), answers[0].clone());
+    assert_eq!(own(rounded), own(stored), "factors are rounded in memory as in a file");
+    assert_eq!((&widened.0, &both.0), (&plain.0, &stored.0), "memory is that of the type");
+    assert_ne!(plain.0, stored.0);
+    assert_eq!(widened.1, stored.1, "no answer changes by how what is stored in 16 bits is held");
 }
 
 #[test]

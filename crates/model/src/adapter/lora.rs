@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 
 use lorafit_kernels::gpu::Float;
-use lorafit_kernels::{Device, Placement, Tensor, Weight, random};
+use lorafit_kernels::{Device, Half, Placement, Tensor, Weight, random};
 use regex::Regex;
 
+use super::held::FactorDtype;
 use super::saved::Saved;
 use super::targets::{TargetError, Targets};
 use super::token_rows::{TokenAdapter, TokenIndices, TokenRows};
@@ -357,7 +358,7 @@ impl LoraGroup {
         factors.chain(self.magnitudes().map(|magnitude| &magnitude.values))
     }
 
-    fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
+    pub(super) fn tensors_mut(&mut self) -> impl Iterator<Item = &mut Tensor> {
         let of_parts = self.parts.iter_mut().map(|part| (&mut part.b_t, part.magnitude.as_mut()));
         let (b_t, magnitudes): (Vec<_>, Vec<_>) = of_parts.unzip();
         let magnitudes = magnitudes.into_iter().flatten().map(|magnitude| &mut magnitude.values);
@@ -447,6 +448,10 @@ pub struct Adapter {
     modules: Vec<Module>,
     pub(crate) config: LoraConfig,
     pub(crate) notes: Vec<String>,
+    /// The type of 16 bits that its file has all factors of blocks in.
+    pub(super) stored: Option<Half>,
+    /// How its factors were asked to be held.
+    pub(super) held: FactorDtype,
     /// With DoRA: what its magnitudes are divided by.
     pub(crate) norms: Option<Norms>,
     /// Whether the second half of each projection's directions is what the first half began with, and stays.
@@ -542,6 +547,8 @@ impl Adapter {
             modules,
             config: lora.clone(),
             notes: Vec::new(),
+            stored: None,
+            held: FactorDtype::F32,
             norms,
             keeps_start: false,
             saved,

@@ -4,6 +4,7 @@ pub mod analysis;
 pub mod convert;
 mod embeddings;
 mod factors;
+mod held;
 mod lora;
 mod marks;
 mod names;
@@ -16,6 +17,7 @@ mod token_rows;
 
 pub use crate::shape::{Module, module_shape};
 pub use factors::{AdapterFile, Factors};
+pub use held::FactorDtype;
 pub use lora::{Adapter, LoraConfig};
 pub(crate) use lora::{
     EmbeddingFactors, GroupGradients, LoraGroup, LoraPart, Magnitude, NormState, Norms, PartShape,

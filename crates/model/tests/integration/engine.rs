@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use lorafit_kernels::random::{mix, uniform};
 use lorafit_kernels::{Device, Placement};
-use lorafit_model::adapter::{self, Adapter, LoraConfig};
+use lorafit_model::adapter::{self, Adapter, FactorDtype, LoraConfig};
+use lorafit_model::weights::{SaveDtype, TensorData, write_tensors};
 use lorafit_model::{
     Asked, Buffers, Engine, EngineLimits, KvCache, Model, Next, Prompts, Sampling, SequenceId, generate,
 };
@@ -111,6 +112,76 @@ fn what_a_sequence_gives_has_the_same_bits_whatever_is_beside_it() {
         let found = generate(&model, adapter, prompts, |_, _| true, &mut || false).expect("numbers");
         assert_eq!(found[0], together.tokens);
     }
+}
+
+/// The adapter as a file has it whose factors have these types, the first `A` another.
+fn stored_in(model: &Model, adapter: &Adapter, first: SaveDtype, others: SaveDtype) -> Adapter {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut sources = adapter::sources(adapter);
+    for (at, source) in sources.iter_mut().enumerate() {
+        let data = std::mem::replace(&mut source.data, TensorData::f32(|_, _| {}));
+        let TensorData::Floats(_, values) = data else { panic!("factors are numbers") };
+        source.data = TensorData::Floats(if at == 0 { first } else { others }, values);
+    }
+    let mut file = std::fs::File::create(dir.path().join(adapter::WEIGHTS_FILE)).expect("a file");
+    write_tensors(&mut file, sources).expect("written");
+    std::fs::write(dir.path().join(adapter::CONFIG_FILE), adapter::config_file(adapter, "m"))
+        .expect("written");
+    let mut found = adapter::load(dir.path(), model.config(), Device::Cpu).expect("an adapter");
+    model.prepare(&mut found);
+    found
+}
+
+#[test]
+fn factors_that_a_file_has_in_16_bits_are_held_so_and_no_bit_of_an_answer_changes() {
+    let (model, adapters) = of_many_adapters();
+    let requests = requests(40, adapters.len(), model.config().vocab_size);
+    for dtype in [SaveDtype::Bf16, SaveDtype::F16] {
+        let held = |held: FactorDtype| -> Vec<Arc<Adapter>> {
+            let of = |adapter: &Arc<Adapter>| {
+                let mut adapter = stored_in(&model, adapter, dtype, dtype);
+                adapter.hold_factors(held).expect("small factors");
+                assert_eq!(adapter.factor_dtype(), held);
+                Arc::new(adapter)
+            };
+            adapters.iter().map(of).collect()
+        };
+        let (in_f32, as_stored) = (held(FactorDtype::F32), held(FactorDtype::AsStored));
+        // The first five are factors of blocks alone.
+        for (in_f32, as_stored) in in_f32.iter().zip(&as_stored).take(5) {
+            assert_eq!(in_f32.held_bytes(), 4 * in_f32.parameters() as u64);
+            assert_eq!(as_stored.held_bytes(), 2 * in_f32.parameters() as u64);
+            let values = |adapter: &Adapter| adapter.factor_values().map(|(_, of)| of).collect::<Vec<_>>();
+            assert_eq!(values(in_f32), values(as_stored));
+        }
+        let limits = EngineLimits { prefill_tokens: 7, pieces: 2, kept_bytes: 0 };
+        for limits in [APART, limits] {
+            let found = serve(&model, &as_stored, limits, &requests);
+            assert!(found == serve(&model, &in_f32, limits, &requests), "{dtype:?}");
+        }
+    }
+}
+
+#[test]
+fn factors_are_rounded_where_that_is_asked_and_stay_f32_where_a_file_has_several_types() {
+    let (model, adapters) = of_many_adapters();
+    for adapter in &adapters[..5] {
+        let mut several = stored_in(&model, adapter, SaveDtype::F16, SaveDtype::Bf16);
+        several.hold_factors(FactorDtype::AsStored).expect("small factors");
+        assert_eq!(several.held_bytes(), 4 * several.parameters() as u64);
+
+        let mut rounded = stored_in(&model, adapter, SaveDtype::F32, SaveDtype::F32);
+        rounded.hold_factors(FactorDtype::AsStored).expect("small factors");
+        assert_eq!(rounded.held_bytes(), 4 * rounded.parameters() as u64);
+        rounded.hold_factors(FactorDtype::Bf16).expect("small factors");
+        assert_eq!(rounded.held_bytes(), 2 * rounded.parameters() as u64);
+        // Those that a file in bf16 has.
+        let file = stored_in(&model, adapter, SaveDtype::Bf16, SaveDtype::Bf16);
+        assert!(rounded.factor_values().eq(file.factor_values()));
+    }
+    let mut large = stored_in(&model, &adapters[0], SaveDtype::F32, SaveDtype::F32);
+    large.tensors_mut().next().expect("factors").write(0, &[f32::MAX]);
+    assert_eq!(large.hold_factors(FactorDtype::Bf16).unwrap_err().value, f32::MAX);
 }
 
 /// Pieces of prompts and beginnings of other sequences add up in another order, and to the same.

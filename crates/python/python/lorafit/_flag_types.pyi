@@ -539,6 +539,9 @@ class EvalFlags(TypedDict, total=False):
     compute_dtype: Literal["f32", "bf16", "int8"] | None
     """Number type in which weights and activations are multiplied"""
 
+    adapter_dtype: Literal["auto", "f32", "bf16"] | None
+    """Number type in which the factors of adapters are held in memory"""
+
     template: str | PathLike[str] | None
     """Chat template: chatml, llama-3, mistral, alpaca, or a Jinja file [default: the model's own]"""
 
@@ -811,6 +814,9 @@ class ModelFlags(TypedDict, total=False):
 
     quant_head: bool | None
     """Quantise the embedding and the head too"""
+
+    adapter_dtype: Literal["auto", "f32", "bf16"] | None
+    """Number type in which the factors of adapters are held in memory"""
 
     template: str | PathLike[str] | None
     """Chat template: chatml, llama-3, mistral, alpaca, or a Jinja file [default: the model's own]"""

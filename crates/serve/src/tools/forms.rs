@@ -1,11 +1,15 @@
 //! The forms of calls, each read from behind its marker.
 
+mod gemma;
+mod python;
+
 use serde_json::{Map, Value};
 
 use super::Call;
+use gemma::{FUNCTION_GEMMA, GEMMA_4, Marks};
 
 /// What begins calls, and how they go on.
-pub(super) const MARKERS: [(&str, Form); 13] = [
+pub(super) const MARKERS: [(&str, Form); 24] = [
     ("<tool_call>", Form::Block),
     ("[TOOL_CALLS]", Form::Mistral),
     ("<|tool_call|>", Form::Json { close: None, shape: Shape::Named }),
@@ -19,6 +23,17 @@ pub(super) const MARKERS: [(&str, Form); 13] = [
     (DEEPSEEK.begin, Form::Entry(&DEEPSEEK)),
     ("<|tool_calls_section_begin|>", Form::Section(&KIMI)),
     (KIMI.begin, Form::Entry(&KIMI)),
+    ("<|start|>assistant", Form::Harmony(Header::Turn)),
+    ("<|channel|>commentary to=functions.", Form::Harmony(Header::Recipient { in_channel: true })),
+    ("<|channel|>analysis to=functions.", Form::Harmony(Header::Recipient { in_channel: true })),
+    (" to=functions.", Form::Harmony(Header::Recipient { in_channel: false })),
+    ("<|tool_call>", Form::Gemma(&GEMMA_4)),
+    ("<start_function_call>", Form::Gemma(&FUNCTION_GEMMA)),
+    ("<|tool_call_start|>", Form::PythonList { close: "<|tool_call_end|>" }),
+    ("<function_calls>", Form::PythonLines { close: "</function_calls>" }),
+    ("<minimax:tool_call>", Form::Invocations { close: "</minimax:tool_call>" }),
+    ("<seed:tool_call>", Form::Tagged { close: "</seed:tool_call>" }),
+    ("<|assistant|>", Form::OfOffered),
 ];
 
 const DEEPSEEK: Entry =
@@ -47,6 +62,29 @@ pub(super) enum Form {
     Section(&'static Entry),
     /// A call of a section.
     Entry(&'static Entry),
+    /// A message of harmony whose recipient is a function.
+    Harmony(Header),
+    /// `call:f{...}`
+    Gemma(&'static Marks),
+    /// `[f(x=1), g()]`
+    PythonList { close: &'static str },
+    /// `f(x=1)`, one a line.
+    PythonLines { close: &'static str },
+    /// `<invoke name="f"><parameter name="x">` value
+    Invocations { close: &'static str },
+    /// `<function=f><parameter=x>` value
+    Tagged { close: &'static str },
+    /// A name of a tool that was offered, and in the next line an object.
+    OfOffered,
+}
+
+/// How far the header of a message of harmony is read.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Header {
+    /// Behind who speaks.
+    Turn,
+    /// Behind what the name of a function follows; whether that stands in the channel's place.
+    Recipient { in_channel: bool },
 }
 
 /// The markers of a call in a section.
@@ -101,8 +139,8 @@ impl<'a> Cursor<'a> {
         self.text.len()
     }
 
-    /// Reads the calls behind a marker.
-    pub(super) fn calls(&mut self, form: &Form) -> Read<Vec<Call>> {
+    /// Reads the calls behind a marker; `offered` are the names of tools.
+    pub(super) fn calls(&mut self, form: &Form, offered: &[String]) -> Read<Vec<Call>> {
         match form {
             Form::Json { close, shape } => self.json_calls(*close, *shape),
             Form::PythonTag => self.json_calls(None, Shape::Named),
@@ -115,12 +153,43 @@ impl<'a> Cursor<'a> {
                 Ok(vec![self.entry(entry)?])
             }
             Form::Entry(entry) => Ok(vec![self.entry(entry)?]),
+            Form::Harmony(header) => Ok(vec![self.harmony(*header)?]),
+            Form::Gemma(marks) => Ok(vec![self.gemma(marks)?]),
+            Form::PythonList { close } => self.python_list(close),
+            Form::PythonLines { close } => self.several(close, Self::python_call),
+            Form::Invocations { close } => self.several(close, Self::invocation),
+            Form::Tagged { close } => {
+                self.blank();
+                self.take("<function=")?;
+                let call = self.function()?;
+                self.close(close)?;
+                Ok(vec![call])
+            }
+            Form::OfOffered => Ok(vec![self.of_offered(offered)?]),
+        }
+    }
+
+    /// Reads calls up to `close`, of which there is at least one.
+    fn several(&mut self, close: &str, read: fn(&mut Self) -> Read<Call>) -> Read<Vec<Call>> {
+        let mut calls = Vec::new();
+        loop {
+            self.blank();
+            calls.push(read(self)?);
+            match self.close(close) {
+                Ok(()) => return Ok(calls),
+                Err(Stop::More) => return Err(Stop::More),
+                Err(Stop::No) => {}
+            }
         }
     }
 
     /// Reads calls without a marker, perhaps behind what parts them from earlier ones.
-    pub(super) fn bare_calls(&mut self, has_earlier: bool) -> Read<Vec<Call>> {
+    pub(super) fn bare_calls(&mut self, has_earlier: bool, offered: &[String]) -> Read<Vec<Call>> {
         self.blank();
+        match self.of_offered(offered) {
+            Err(Stop::No) => {}
+            found => return found.map(|call| vec![call]),
+        }
         if has_earlier && matches!(self.peek()?, ';' | ',') {
             self.at += 1;
             self.blank();
@@ -220,6 +289,104 @@ impl<'a> Cursor<'a> {
             self.blank();
         }
         self.close(CLOSE)?;
+        Ok(Call { name, arguments: Value::Object(arguments) })
+    }
+
+    /// The name of a tool that was offered, and in the next line what it is called with.
+    fn of_offered(&mut self, offered: &[String]) -> Read<Call> {
+        let from = self.at;
+        self.blank();
+        let mut may_follow = false;
+        for name in offered {
+            match self.take(name) {
+                Ok(()) if self.rest().starts_with('\n') => {
+                    self.blank();
+                    let arguments = self.object().inspect_err(|_| self.at = from)?;
+                    return Ok(Call { name: name.clone(), arguments });
+                }
+                Ok(()) => {
+                    may_follow |= self.rest().is_empty();
+                    self.at -= name.len();
+                }
+                Err(stop) => may_follow |= stop == Stop::More,
+            }
+        }
+        self.at = from;
+        Err(if may_follow { Stop::More } else { Stop::No })
+    }
+
+    /// A message of harmony to a function: `to=functions.f` beside the channel, and an object as the message.
+    fn harmony(&mut self, header: Header) -> Read<Call> {
+        const TO: &str = " to=functions.";
+        let in_channel = match header {
+            Header::Recipient { in_channel } => in_channel,
+            Header::Turn => {
+                let in_channel = self.begins("<|channel|>")?;
+                if in_channel && !self.begins("commentary")? {
+                    self.take("analysis")?;
+                }
+                self.take(TO)?;
+                in_channel
+            }
+        };
+        let name = self.name()?.to_owned();
+        if !in_channel {
+            self.take("<|channel|>")?;
+            if !self.begins("commentary")? {
+                self.take("analysis")?;
+            }
+        }
+        self.blank();
+        self.begins("<|constrain|>")?;
+        self.blank();
+        self.begins("json")?;
+        self.blank();
+        self.take("<|message|>")?;
+        self.blank();
+        let arguments = self.object()?;
+        self.close("<|call|>")?;
+        Ok(Call { name, arguments })
+    }
+
+    /// Calls of Python in a list, or JSON.
+    fn python_list(&mut self, close: &str) -> Read<Vec<Call>> {
+        self.blank();
+        let from = self.at;
+        self.take("[")?;
+        self.blank();
+        if self.peek()? == '{' {
+            self.at = from;
+            return self.json_calls(Some(close), Shape::Named);
+        }
+        let mut calls = Vec::new();
+        loop {
+            calls.push(self.python_call()?);
+            self.part_of_list(']')?;
+            self.blank();
+            if self.peek()? == ']' {
+                self.at += 1;
+                self.close(close)?;
+                return Ok(calls);
+            }
+        }
+    }
+
+    /// `<invoke name="f">`, with parameters one by one.
+    fn invocation(&mut self) -> Read<Call> {
+        self.blank();
+        self.take("<invoke name=\"")?;
+        let name = self.name()?.to_owned();
+        self.take("\">")?;
+        self.blank();
+        let mut arguments = Map::new();
+        while self.begins("<parameter name=\"")? {
+            let key = self.until("\">")?.to_owned();
+            let value = self.until("</parameter>")?;
+            let value = value.strip_prefix('\n').unwrap_or(value);
+            arguments.insert(key, value_of(value.strip_suffix('\n').unwrap_or(value)));
+            self.blank();
+        }
+        self.close("</invoke>")?;
         Ok(Call { name, arguments: Value::Object(arguments) })
     }
 
@@ -386,7 +553,9 @@ fn value_of(text: &str) -> Value {
         "False" => Value::Bool(false),
         "None" => Value::Null,
         trimmed => match serde_json::from_str(trimmed) {
-            Ok(Value::String(_)) | Err(_) => Value::String(text.to_owned()),
+            // Lists and dictionaries as Python writes them.
+            Err(_) => python::literal(trimmed).unwrap_or_else(|| Value::String(text.to_owned())),
+            Ok(Value::String(_)) => Value::String(text.to_owned()),
             Ok(value) => value,
         },
     }

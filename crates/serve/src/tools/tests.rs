@@ -2,7 +2,16 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Call, CallStream, Piece, split_calls};
+use super::{Answer, Call, CallStream, Piece};
+
+/// The tools of the corpus.
+fn offered() -> Vec<String> {
+    ["weather", "clock", "weather_report"].map(str::to_owned).to_vec()
+}
+
+fn split_calls(text: &str) -> Answer {
+    super::split_calls(text, &offered())
+}
 
 fn call(name: &str, arguments: Value) -> Call {
     Call { name: name.to_owned(), arguments }
@@ -14,7 +23,7 @@ fn answer(content: Option<&str>, calls: Vec<Call>) -> Answer {
 
 /// The answer whose text comes in `pieces`, with the texts one after the other.
 fn streamed<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Answer {
-    let mut stream = CallStream::new();
+    let mut stream = CallStream::new(&offered());
     let mut found: Vec<Piece> = pieces.into_iter().flat_map(|piece| stream.push(piece)).collect();
     found.extend(stream.finish());
     let mut answer = Answer::default();
@@ -28,7 +37,7 @@ fn streamed<'a>(pieces: impl IntoIterator<Item = &'a str>) -> Answer {
 }
 
 /// A family of the corpus, what stands before and behind the answer with two calls, and whether "I look." is in it.
-const FAMILIES: [(&str, &str, &str, Option<&str>); 21] = [
+const FAMILIES: [(&str, &str, &str, Option<&str>); 27] = [
     ("qwen2.5", "assistant\n", "<|im_end|>", Some("I look.")),
     ("qwen2.5-coder", "assistant\n", "<|im_end|>", Some("I look.")),
     ("qwen3", "assistant\n", "<|im_end|>", Some("I look.")),
@@ -50,9 +59,15 @@ const FAMILIES: [(&str, &str, &str, Option<&str>); 21] = [
     ("apertus", "<|assistant_start|>", "[sun, 12:00]", Some("I look.")),
     ("command-r7b", "<|END_THINKING|>", "<|END_OF_TURN_TOKEN|>", None),
     ("deepseek-v3.1", "</think>", "<｜end▁of▁sentence｜>", Some("I look.")),
+    ("gemma-4", "model\n", "<|tool_response>", Some("I look.")),
+    ("lfm2", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("olmo-3", "assistant\n", "<|im_end|>", Some("I look.")),
+    ("minimax-m2", "]~b]ai\n", "[e~[", Some("I look.")),
+    ("seed-oss", "assistant\n", "<seed:eos>", Some("I look.")),
+    ("glm-4", "<|assistant|>", "<|observation|>", None),
 ];
 
-/// The answer of the assistant in a row of the corpus that its template wrote.
+/// The answer of the assistant in a row of the corpus that its template wrote; `$` stands for the end of the row.
 fn written(family: &str, row: &str, before: &str, behind: &str) -> String {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/template_corpus");
     let about: Value =
@@ -63,7 +78,8 @@ fn written(family: &str, row: &str, before: &str, behind: &str) -> String {
     let from = text.rfind("Weather").unwrap();
     let text = &text[from..];
     let text = &text[text.find(before).expect(family) + before.len()..];
-    text[..text.find(behind).expect(family)].to_owned()
+    let end = if behind == "$" { text.len() } else { text.find(behind).expect(family) };
+    text[..end].to_owned()
 }
 
 /// The calls of the row "two calls" of the corpus.
@@ -85,6 +101,8 @@ fn calls_are_found_as_the_templates_of_families_write_them() {
         ("llama-3.3", "assistant<|end_header_id|>\n\n", "<|eot_id|>"),
         ("deepseek-v3", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"),
         ("kimi-k2", "<|im_middle|>", "<|im_end|>"),
+        ("gpt-oss", "<|start|>assistant", "$"),
+        ("glm-4", "<|assistant|>", "$"),
     ] {
         let text = written(family, "ends with a call", before, behind);
         let found = split_calls(&text);
@@ -127,6 +145,46 @@ fn calls_are_found_as_model_cards_write_them() {
         ("<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Ulm\"}}", 1),
         ("<tool_call>\n{\"name\": \"weather\", \"arguments\": {\"place\": \"Ulm\"}}\n</tool_c", 1),
         (r#"<function=weather>{"place": "Ulm"}"#, 1),
+        // gpt-oss, which names the function behind the channel, or as the template before it.
+        (
+            r#"<|channel|>commentary to=functions.weather <|constrain|>json<|message|>{"place": "Ulm"}<|call|>"#,
+            1,
+        ),
+        (r#"<|channel|>commentary to=functions.weather<|constrain|>json<|message|>{"place": "Ulm"}"#, 1),
+        (r#" to=functions.weather<|channel|>commentary json<|message|>{"place": "Ulm"}<|call|>"#, 1),
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.weather \
+             <|constrain|>json<|message|>{\"place\": \"Ulm\"}<|call|><|start|>assistant \
+             to=functions.clock<|channel|>commentary<|message|>{}<|call|>",
+            2,
+        ),
+        // Gemma 4 and FunctionGemma.
+        (r#"<|tool_call>call:weather{place:<|"|>Ulm<|"|>}<tool_call|>"#, 1),
+        (r#"<|tool_call>call:weather{ <|"|>place<|"|> : "Ulm" }"#, 1),
+        (
+            "<start_function_call>call:weather{place:<escape>Ulm<escape>}<end_function_call>\
+             <start_function_call>call:clock{}<end_function_call>",
+            2,
+        ),
+        // LFM2 and OLMo 3, as Python, and LFM2 as JSON.
+        ("<|tool_call_start|>[weather(place='Ulm'), clock()]<|tool_call_end|>", 2),
+        (r#"<|tool_call_start|>[{"name": "weather", "arguments": {"place": "Ulm"}}]<|tool_call_end|>"#, 1),
+        ("<function_calls>\nweather(place=\"\"\"Ulm\"\"\")\nclock()\n</function_calls>", 2),
+        ("<function_calls>\nweather(place=\"Ulm\",)\nclock()", 2),
+        // MiniMax M2 and Seed-OSS.
+        (
+            "<minimax:tool_call>\n<invoke name=\"weather\">\n<parameter name=\"place\">Ulm</parameter>\n</invoke>\n\
+             <invoke name=\"clock\">\n</invoke>\n</minimax:tool_call>",
+            2,
+        ),
+        (
+            "<seed:tool_call>\n<function=weather>\n<parameter=place>Ulm</parameter>\n</function>\n</seed:tool_call>\n\
+             <seed:tool_call><function=clock></function></seed:tool_call>",
+            2,
+        ),
+        // GLM-4 begins with the name of a tool that was offered.
+        ("weather\n{\"place\": \"Ulm\"}", 1),
+        ("\nweather\n{\"place\": \"Ulm\"}<|assistant|>clock\n{}", 2),
     ] {
         let calls = [weather(), clock()].into_iter().take(expected).collect();
         assert_eq!(split_calls(text), answer(None, calls), "{text}");
@@ -135,7 +193,7 @@ fn calls_are_found_as_model_cards_write_them() {
 }
 
 /// Texts that look like calls and are none.
-const NO_CALLS: [&str; 23] = [
+const NO_CALLS: [&str; 47] = [
     "",
     " \n ",
     "plain text\n",
@@ -159,6 +217,35 @@ const NO_CALLS: [&str; 23] = [
     "<|python_tag|>print(1)",
     "<|tool_call|>[1]<|/tool_call|>",
     "<｜tool▁calls▁begin｜>text<｜tool▁sep｜>{",
+    // gpt-oss: messages to nobody, to nothing, and without an object.
+    "<|channel|>final<|message|>Hello<|end|><|start|>assistant<|channel|>final<|message|>!",
+    "mail to=functions. and to=functions.f are words",
+    "<|channel|>commentary to=functions.f<|message|>[1]<|call|>",
+    "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{\"a\": ",
+    "<|channel|>analysis to=functions.f code<|message|>{}<|call|>",
+    "<|start|>assistant to=browser.open<|channel|>commentary<|message|>{}<|call|>",
+    // Gemma.
+    "<|tool_call>call:f{a:b}<tool_call|>",
+    "<|tool_call>call:f{a:<|\"|>b}<tool_call|>",
+    "<|tool_call>f{}<tool_call|>",
+    "<start_function_call>call:f{a:1 b:2}<end_function_call>",
+    "<start_function_call>call:f{a:<|\"|>b<|\"|>}<end_function_call>",
+    // LFM2 and OLMo 3.
+    "<|tool_call_start|>[]<|tool_call_end|>",
+    "<|tool_call_start|>[f(1)]<|tool_call_end|>",
+    "<|tool_call_start|>[f(a=b)]<|tool_call_end|>",
+    "<|tool_call_start|>[f(a='x)]<|tool_call_end|>",
+    "<|tool_call_start|>f(a=1)<|tool_call_end|>",
+    "<function_calls></function_calls>",
+    "<function_calls>f(a=1) g</function_calls>",
+    "<function_calls>f(a='\\ud800')</function_calls>",
+    // MiniMax M2 and Seed-OSS.
+    "<minimax:tool_call></minimax:tool_call>",
+    "<minimax:tool_call><invoke name=\"f\"><parameter name=\"a\">1</invoke></minimax:tool_call>",
+    "<seed:tool_call>{\"name\": \"f\"}</seed:tool_call>",
+    // The names of tools that were offered, and others.
+    "weather\nis fine <|assistant|>clock",
+    "other\n{\"place\": \"Ulm\"}",
 ];
 
 #[test]
@@ -187,12 +274,60 @@ fn values_written_as_text_are_what_they_look_like() {
 }
 
 #[test]
+fn values_of_python_are_those_that_it_reads() {
+    let text = "<|tool_call_start|>[f(c=[1, (True)]), g()]<|tool_call_end|>";
+    assert_eq!(split_calls(text).calls, [], "a tuple is none of JSON's values");
+    let text = r#"<|tool_call_start|>[f(a='it\'s', b="x\n\u00e9\ud83d\ude00\x41\w", c=[1, -2.5e3, True, null], d={'k': None, "l": []}, e='')]<|tool_call_end|>"#;
+    let arguments = json!({"a": "it's", "b": "x\né😀A\\w", "c": [1, -2.5e3, true, null], "d": {"k": null, "l": []}, "e": ""});
+    assert_eq!(split_calls(text).calls, [call("f", arguments)]);
+    // A list in a parameter that is text otherwise.
+    let text = "<seed:tool_call><function=f><parameter=a>['x', None]</parameter><parameter=b>[x]</parameter></function></seed:tool_call>";
+    assert_eq!(split_calls(text).calls, [call("f", json!({"a": ["x", null], "b": "[x]"}))]);
+}
+
+#[test]
+fn values_in_values_without_end_are_text() {
+    for (open, close) in [("[", "]"), ("{'a':", "}"), ("{a:", "}")] {
+        let value = format!("{}1{}", open.repeat(50_000), close.repeat(50_000));
+        for text in [
+            format!("<|tool_call_start|>[f(a={value})]<|tool_call_end|>"),
+            format!("<|tool_call>call:f{{a:{value}}}<tool_call|>"),
+        ] {
+            assert_eq!(split_calls(&text), answer(Some(&text), Vec::new()));
+        }
+        let text = format!(
+            "<seed:tool_call><function=f><parameter=a>{value}</parameter></function></seed:tool_call>"
+        );
+        assert_eq!(split_calls(&text).calls, [call("f", json!({"a": value}))]);
+    }
+}
+
+#[test]
+fn calls_of_gpt_oss_are_found_behind_its_thoughts() {
+    let text = "<|channel|>analysis<|message|>I look.<|end|><|start|>assistant<|channel|>commentary to=functions.weather \
+                <|constrain|>json<|message|>{\"place\": \"Ulm\"}<|call|>";
+    let thoughts = "<|channel|>analysis<|message|>I look.<|end|>";
+    assert_eq!(split_calls(text), answer(Some(thoughts), vec![call("weather", json!({"place": "Ulm"}))]));
+}
+
+#[test]
 fn every_cut_of_an_answer_gives_the_same() {
     let mut texts: Vec<String> = NO_CALLS.iter().map(|text| (*text).to_owned()).collect();
     for (family, before, behind, _) in FAMILIES {
         texts.push(written(family, "two calls", before, behind));
     }
     texts.push(written("deepseek-v3", "ends with a call", "<｜Assistant｜>", "<｜end▁of▁sentence｜>"));
+    texts.push(written("gpt-oss", "ends with a call", "<|start|>assistant", "$"));
+    texts.push(
+        "<|channel|>analysis<|message|>I to=functions.<|end|><|start|>assistant<|channel|>commentary to=functions.weather \
+         <|constrain|>json<|message|>{\"place\": \"Ulm\"}<|call|>"
+            .to_owned(),
+    );
+    texts.push(
+        "<start_function_call>call:f{a:<escape>x} y<escape>,b:[1,{c:true}]}<end_function_call> z".to_owned(),
+    );
+    texts.push("<function_calls>\nf(a='''x\n'y'''', b=\"\")\ng()\n</function_calls>\n!".to_owned());
+    texts.push("weather\n{\"place\": \"Ulm\"}\n<|assistant|>weather_report\n{}".to_owned());
     texts.push(
         r#" {"name": "f", "parameters": {"a": "}"}} ; {"name": "g", "parameters": {}}<|/tool_call|> no"#
             .into(),
@@ -229,7 +364,7 @@ fn every_cut_of_an_answer_gives_the_same() {
 
 #[test]
 fn text_is_not_held_longer_than_it_may_be_a_call() {
-    let mut stream = CallStream::new();
+    let mut stream = CallStream::new(&offered());
     assert_eq!(stream.push("Sun "), [Piece::Text("Sun".into())]);
     assert_eq!(stream.push("and <"), [Piece::Text(" and".into())]);
     assert_eq!(stream.push("b> rain"), [Piece::Text(" <b> rain".into())]);
@@ -238,7 +373,7 @@ fn text_is_not_held_longer_than_it_may_be_a_call() {
     assert_eq!(stream.push(" x y"), [Piece::Text(" <tool_call> x y".into())]);
     assert_eq!(stream.finish(), []);
     // JSON that is no call is text from its first key on.
-    let mut stream = CallStream::new();
+    let mut stream = CallStream::new(&offered());
     assert_eq!(stream.push("{\"ans"), []);
     assert_eq!(stream.push("wer\": 1"), [Piece::Text("{\"answer\": 1".into())]);
 }
@@ -246,7 +381,7 @@ fn text_is_not_held_longer_than_it_may_be_a_call() {
 #[test]
 fn a_call_that_does_not_end_is_text_at_last() {
     let long = format!("<tool_call>{{\"name\": \"{}", "a".repeat(super::LONGEST_CALL + 4096));
-    let mut stream = CallStream::new();
+    let mut stream = CallStream::new(&offered());
     let ends = (0..long.len()).step_by(4096);
     let mut pieces: Vec<Piece> =
         ends.flat_map(|at| stream.push(&long[at..long.len().min(at + 4096)])).collect();

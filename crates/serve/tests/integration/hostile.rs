@@ -1,6 +1,5 @@
-//! Requests that mean no good: each is refused quickly, with the right status, and the server goes on.
-
-use std::time::{Duration, Instant};
+//! Requests that mean no good: each is refused with the right status, and the server goes on. `scripts/serve_hostile.py` looks at
+//! how long that takes.
 
 use lorafit_serve::{Guard, Limits};
 use serde_json::{Value, json};
@@ -8,8 +7,6 @@ use serde_json::{Value, json};
 use crate::common::{Answer, BASE, Running, Setup, base, chat, completion, request};
 
 const KEY: &str = "Authorization: Bearer 0123456789abcdef";
-/// A refusal takes less; the machine of a test may be busy with others.
-const QUICKLY: Duration = Duration::from_millis(if cfg!(debug_assertions) { 1000 } else { 200 });
 
 /// A request and the status it is refused with.
 struct Hostile {
@@ -174,21 +171,16 @@ fn of_conversations(server: &Running) -> Vec<Hostile> {
 }
 
 #[test]
-fn hostile_requests_are_refused_quickly_and_the_server_goes_on() {
+fn hostile_requests_are_refused_and_the_server_goes_on() {
     let server = server();
     let all: Vec<Hostile> =
         of_heads(&server).into_iter().chain(of_bodies(&server)).chain(of_conversations(&server)).collect();
     assert!(all.len() >= 40);
     let mut wrong = Vec::new();
     for Hostile { what, bytes, status } in all {
-        let begun = Instant::now();
         let answer = Answer::read(server.send(&bytes));
-        let took = begun.elapsed();
         if answer.status != status {
             wrong.push(format!("{what}: {} instead of {status}, {:.300}", answer.status, answer.body));
-        }
-        if took > QUICKLY {
-            wrong.push(format!("{what} took {took:?}"));
         }
         if answer.body.len() > 2000 {
             wrong.push(format!("{what}: an error repeats what it was sent: {:.200}", answer.body));

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{Output, RowsOf};
 use crate::ops::matmul::FEW_ROWS;
-use crate::ops::matmul::cpu::{ProductCpu, RightCpu, Strided, TermCpu, run_serial};
+use crate::ops::matmul::cpu::low_rank::{Factor, Inputs, Outputs};
 
 /// Some rows of an adapter, with what belongs to them.
 struct Task<'a> {
@@ -46,7 +46,13 @@ pub(super) fn add(
             tasks.push(Task { adapter, first, rows, u, outputs });
         }
     }
-    tasks.into_par_iter().with_max_len(1).for_each(|task| task.run(x, inputs, stride, &widths));
+    let each = tasks.len().div_ceil(rayon::current_num_threads());
+    tasks.par_chunks_mut(each).with_max_len(1).for_each(|tasks| {
+        for at in 0..tasks.len() {
+            let next = tasks.get(at + 1).map(|task| Factor::of(task.adapter.a));
+            tasks[at].run(x, inputs, stride, &widths, next);
+        }
+    });
 }
 
 /// Takes `len` values off, after `skipped` that nobody needs any more.
@@ -58,25 +64,21 @@ fn take<'a>(rest: &mut &'a mut [f32], skipped: usize, len: usize) -> &'a mut [f3
 }
 
 impl Task<'_> {
-    fn run(self, x: &[f32], inputs: usize, stride: usize, widths: &[usize]) {
-        let Task { adapter: RowsOf { a, rank, scale, parts, .. }, first, rows: m, u, mut outputs } = self;
-        let a = Strided { values: a.cpu(), row_stride: 1, col_stride: inputs };
-        let left = Strided { values: &x[first * inputs..], row_stride: inputs, col_stride: 1 };
-        let terms = [TermCpu { left, right: RightCpu::Strided(a), k: inputs }];
-        let (n, bias, out_stride) = (*rank, None, stride);
-        run_serial(ProductCpu { m, n, terms: &terms, bias, accumulate: false, out: u, out_stride });
-        if *scale != 1.0 {
-            for row in u.chunks_mut(stride) {
-                row[..n].iter_mut().for_each(|value| *value *= scale);
-            }
+    fn run(&mut self, x: &[f32], inputs: usize, stride: usize, widths: &[usize], next: Option<Factor<'_>>) {
+        let Task { adapter: RowsOf { a, rank, scale, parts, .. }, first, rows, ref mut u, ref mut outputs } =
+            *self;
+        // On its way from memory while `U` is computed.
+        parts.iter().for_each(|part| Factor::of(part.b_t).prefetch());
+        let x = &x[first * inputs..];
+        let a = Factor::of(a);
+        Inputs { x, inputs, rows, a, rank: *rank, scale: *scale, u, stride }.run();
+        if let Some(next) = next {
+            next.prefetch();
         }
         for part in parts {
             let (out, width) = (&mut *outputs[part.output], widths[part.output]);
-            let left = Strided { values: &u[part.first..], row_stride: stride, col_stride: 1 };
-            let b_t = Strided { values: part.b_t.cpu(), row_stride: width, col_stride: 1 };
-            let terms = [TermCpu { left, right: RightCpu::Strided(b_t), k: part.rank }];
-            let (n, accumulate, out_stride) = (width, true, width);
-            run_serial(ProductCpu { m, n, terms: &terms, bias, accumulate, out, out_stride });
+            let b_t = Factor::of(part.b_t);
+            Outputs { u: &u[part.first..], stride, rows, b_t, rank: part.rank, out, width }.run();
         }
     }
 }

@@ -1,16 +1,23 @@
 use super::*;
 use crate::ops::matmul::FEW_ROWS;
 use crate::random;
+use crate::tensor::Half;
 
 fn tensor(len: usize, seed: u64) -> Tensor {
     let values: Vec<f32> = (0..len).map(|i| random::normal(seed, i as u64)).collect();
     Tensor::from_slice(Device::Cpu, &values)
 }
 
-/// Adapters of several ranks, some without factors of an output, for rows with gaps between them.
+/// Adapters of several ranks, some without factors of an output, for rows with gaps between them; factors of f32 beside others of
+/// 16 bits, in registers and not.
 #[test]
 fn each_row_has_the_terms_of_its_adapter_and_no_other() {
-    let (inputs, widths, rows) = (70, [33, 96], 40);
+    terms_of_rows(70, [33, 96]);
+    terms_of_rows(96, [32, 160]);
+}
+
+fn terms_of_rows(inputs: usize, widths: [usize; 2]) {
+    let rows = 40;
     let x = tensor(rows * inputs, 1);
     for few in [1, 5, FEW_ROWS, 20] {
         let of = [0..few.min(3), 4..4 + few, 30..31, 33..40];
@@ -21,7 +28,14 @@ fn each_row_has_the_terms_of_its_adapter_and_no_other() {
             .map(|(i, ranks)| {
                 let b_t =
                     [0, 1].map(|output| tensor(ranks[output] * widths[output], 10 + (2 * i + output) as u64));
-                (tensor((ranks[0] + ranks[1]) * inputs, 100 + i as u64), b_t)
+                let mut all = (tensor((ranks[0] + ranks[1]) * inputs, 100 + i as u64), b_t);
+                if let Some(half) = [None, Some(Half::Bf16), Some(Half::F16), None][i] {
+                    all.1
+                        .iter_mut()
+                        .chain([&mut all.0])
+                        .for_each(|factor| factor.narrow(half).expect("small values"));
+                }
+                all
             })
             .collect();
         let adapters: Vec<RowsOf<'_>> = of
@@ -56,11 +70,12 @@ fn each_row_has_the_terms_of_its_adapter_and_no_other() {
                     let mut expected = f64::from(start.cpu()[row * width + column]);
                     if let (Some(adapter), Some(part)) = (adapter, part) {
                         for r in 0..part.rank {
-                            let a = &adapter.a.cpu()[(part.first + r) * inputs..][..inputs];
+                            let (mut a, mut b) = (vec![0.0; inputs], [0.0]);
+                            adapter.a.read((part.first + r) * inputs, &mut a);
+                            part.b_t.read(r * width + column, &mut b);
                             let x = &x.cpu()[row * inputs..][..inputs];
                             let dot: f64 = a.iter().zip(x).map(|(a, x)| f64::from(*a) * f64::from(*x)).sum();
-                            let b = f64::from(part.b_t.cpu()[r * width + column]);
-                            expected += f64::from(adapter.scale) * dot * b;
+                            expected += f64::from(adapter.scale) * dot * f64::from(b[0]);
                         }
                         let found = f64::from(found.cpu()[row * width + column]);
                         assert!((found - expected).abs() < 2e-4, "{found} for {expected}, row {row}");

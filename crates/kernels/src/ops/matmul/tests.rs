@@ -3,6 +3,7 @@ use super::*;
 use crate::bytes::SharedBytes;
 use crate::quant::four_bit::Code;
 use crate::quant::{Format, Quantization};
+use crate::tensor::Half;
 use crate::testing::{Random, assert_close};
 use crate::weight::{FrozenWeight, RowOrder};
 
@@ -466,5 +467,27 @@ fn a_scaled_product_is_added_to_what_is_there() {
         let terms = [TermCpu { left: transposed(&scaled, m), right: RightCpu::Strided(rows(&right, n)), k }];
         let expected = reference::product(m, n, &terms, None, &start);
         assert_close(&found, &expected, TOLERANCE, &format!("{m}x{n}x{k}"));
+    }
+}
+
+/// Many rows and few, of whole panels and not.
+#[test]
+fn a_right_operand_of_16_bits_gives_the_bits_of_the_same_in_f32() {
+    let mut random = Random::new(7);
+    for half in [Half::F16, Half::Bf16] {
+        for (m, n, k) in [(1, 8, 96), (3, 40, 8), (40, 24, 576), (64, 576, 8), (70, 33, 5)] {
+            let x = Tensor::from_slice(Device::Cpu, &random.normal(m * k));
+            let mut right = Tensor::from_slice(Device::Cpu, &random.normal(n * k));
+            right.narrow(half).expect("small values");
+            let in_f32 = Tensor::from_slice(Device::Cpu, &right.to_vec(n * k));
+            let product = |right: View<'_>| {
+                let mut out = Tensor::zeros(Device::Cpu, m * n);
+                let term = Term { left: View::rows(&x, k), right: Right::View(right), k };
+                run(&mut [Product::new(m, n, term, &mut out)]);
+                out.to_vec(m * n)
+            };
+            assert_eq!(product(View::rows(&right, k).t()), product(View::rows(&in_f32, k).t()));
+            assert_eq!(product(View::rows(&right, n)), product(View::rows(&in_f32, n)));
+        }
     }
 }

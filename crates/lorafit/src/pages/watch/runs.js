@@ -13,7 +13,7 @@ const liveRuns = (runs, curves, extend) => {
 
   const card = (run) => {
     const made = document.createElement("article");
-    const heading = part("h3", made, `${run.name} `);
+    const heading = part("h2", made, `${run.name} `);
     const parts = { made, state: part("small", heading), progress: part("progress", made), lines: part("div", made) };
     parts.progress.setAttribute("aria-label", `steps of ${run.name}`);
     parts.show = extend(run, made);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
-use lorafit_kernels::{Device, SharedBytes, Tensor};
+use lorafit_kernels::{Device, Half, SharedBytes, Tensor};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -50,6 +50,17 @@ pub(in crate::adapter) fn format_of(view: &TensorView<'_>) -> Option<Format> {
         Dtype::BF16 => Some(Format::BF16),
         _ => None,
     }
+}
+
+/// The type of 16 bits that all factors of blocks have, if it is one.
+fn half_of(parts: &[OfPart<'_>]) -> Option<Half> {
+    let mut all = parts.iter().flat_map(|part| [&part.a, &part.b]).map(|view| match format_of(view) {
+        Some(Format::F16) => Some(Half::F16),
+        Some(Format::BF16) => Some(Half::Bf16),
+        _ => None,
+    });
+    let first = all.next()??;
+    all.all(|half| half == Some(first)).then_some(first)
 }
 
 /// The values of a tensor that has a [`format_of`].
@@ -180,6 +191,7 @@ impl<'a> Folder<'a> {
                 adapter.write_magnitudes(part, &tensors.values(part, MAGNITUDES, magnitudes)?);
             }
         }
+        adapter.stored = half_of(&views);
         adapter.notes = notes;
         Ok(adapter)
     }

@@ -8,7 +8,7 @@
 use std::ops::Range;
 
 use super::left::{STRIP_STRIDE, copy_strip};
-use super::operand::Single;
+use super::operand::{F32, Single, Stored};
 use super::simd::Simd;
 use super::strips::Tile;
 use super::{Block, RightCpu, Scratch};
@@ -18,11 +18,21 @@ use super::{Block, RightCpu, Scratch};
 pub(crate) const FEW_ROWS: usize = 16;
 
 /// Rows of the right operand that are decoded at once: they and a few left rows fit the first-level cache.
-const RIGHT_ROWS: usize = 8;
+pub(super) const RIGHT_ROWS: usize = 8;
 /// Right rows of a tile. With one left row it has twice as many, so that enough sums are under way.
 const TILE_RIGHT: usize = 4;
 /// Left rows of a tile, at most.
-const TILE_LEFT: usize = 4;
+pub(super) const TILE_LEFT: usize = 4;
+
+/// Where sums are written.
+pub(super) struct Out {
+    /// The first value of the first row.
+    pub at: *mut f32,
+    /// From one row to the next.
+    pub stride: usize,
+    /// Add to what is there instead of overwriting it.
+    pub accumulate: bool,
+}
 
 /// Adds one block of the sum for a few left rows, or writes it.
 ///
@@ -48,11 +58,12 @@ pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch
         };
     }
     let (left, all_right) = (&left[..to.rows.len()], term.right.in_place());
+    let out = Out { at: to.product.out, stride: to.product.out_stride, accumulate: to.accumulate };
     for n in cols.clone().step_by(RIGHT_ROWS) {
         let n = n..(n + RIGHT_ROWS).min(cols.end);
         let right = right_rows::<S>(all_right, n.clone(), k.clone(), decoded);
         // SAFETY: the processor has the set and the output is this task's, by the caller; all rows have `padded` values.
-        unsafe { dot_all::<S>(to, left, &right, n, padded) }
+        unsafe { dot_all::<S, F32>(&out, to.rows.start, left, &right, n, padded) }
     }
 }
 
@@ -95,15 +106,17 @@ fn right_rows<S: Simd>(
     std::array::from_fn(|i| decoded[place(i) * stride..][..padded].as_ptr())
 }
 
-/// Multiplies all left rows with some right rows, for output columns `n`.
+/// Multiplies all left rows with some right rows, for output columns `n` of rows from `first` on.
 ///
 /// # Safety
-/// As [`dot_rows`], and every row has `k` values, a whole number of registers.
+/// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
+/// number of registers.
 #[inline(always)]
-unsafe fn dot_all<S: Simd>(
-    to: &Tile<'_>,
+pub(super) unsafe fn dot_all<S: Simd, T: Stored>(
+    to: &Out,
+    first: usize,
     left: &[*const f32],
-    right: &[*const f32; RIGHT_ROWS],
+    right: &[*const T::Bits; RIGHT_ROWS],
     n: Range<usize>,
     k: usize,
 ) {
@@ -111,11 +124,11 @@ unsafe fn dot_all<S: Simd>(
     let most = if S::ROWS >= 12 { TILE_LEFT } else { TILE_LEFT / 2 };
     let each = left.len().div_ceil(left.len().div_ceil(most));
     for (group, left) in left.chunks(each).enumerate() {
-        let row = to.rows.start + group * each;
+        let row = first + group * each;
         // SAFETY: by the caller.
         unsafe {
             if let [left] = left {
-                let [sums] = tile::<S, 1, RIGHT_ROWS>(&[*left], right, k);
+                let [sums] = tile::<S, T, 1, RIGHT_ROWS>(&[*left], right, k);
                 let (low, high) = sums.split_at(TILE_RIGHT);
                 add_sums::<S>(to, row, n.clone(), [low[0], low[1], low[2], low[3]]);
                 add_sums::<S>(to, row, n.start + TILE_RIGHT..n.end, [high[0], high[1], high[2], high[3]]);
@@ -127,9 +140,11 @@ unsafe fn dot_all<S: Simd>(
                     break;
                 }
                 match *left {
-                    [a, b] => add_tile::<S, 2>(to, row, n, &tile::<S, 2, _>(&[a, b], right, k)),
-                    [a, b, c] => add_tile::<S, 3>(to, row, n, &tile::<S, 3, _>(&[a, b, c], right, k)),
-                    [a, b, c, d] => add_tile::<S, 4>(to, row, n, &tile::<S, 4, _>(&[a, b, c, d], right, k)),
+                    [a, b] => add_tile::<S, 2>(to, row, n, &tile::<S, T, 2, _>(&[a, b], right, k)),
+                    [a, b, c] => add_tile::<S, 3>(to, row, n, &tile::<S, T, 3, _>(&[a, b, c], right, k)),
+                    [a, b, c, d] => {
+                        add_tile::<S, 4>(to, row, n, &tile::<S, T, 4, _>(&[a, b, c, d], right, k))
+                    }
                     _ => unreachable!("a tile has 1 to {TILE_LEFT} left rows"),
                 }
             }
@@ -142,9 +157,9 @@ unsafe fn dot_all<S: Simd>(
 /// # Safety
 /// The processor has `S`, and every row has `k` values, a whole number of registers.
 #[inline(always)]
-unsafe fn tile<S: Simd, const L: usize, const R: usize>(
+unsafe fn tile<S: Simd, T: Stored, const L: usize, const R: usize>(
     left: &[*const f32; L],
-    right: &[*const f32; R],
+    right: &[*const T::Bits; R],
     k: usize,
 ) -> [[S::V; R]; L] {
     // SAFETY: by the caller.
@@ -153,7 +168,7 @@ unsafe fn tile<S: Simd, const L: usize, const R: usize>(
         for at in (0..k).step_by(S::LANES) {
             let mut values = [S::zero(); R];
             for (value, row) in values.iter_mut().zip(right) {
-                *value = S::load(row.add(at));
+                *value = T::load::<S>(row.add(at));
             }
             for (sums, row) in sums.iter_mut().zip(left) {
                 let x = S::load(row.add(at));
@@ -169,10 +184,10 @@ unsafe fn tile<S: Simd, const L: usize, const R: usize>(
 /// [`add_sums`] of every left row.
 ///
 /// # Safety
-/// As [`dot_rows`].
+/// As [`dot_all`].
 #[inline(always)]
 unsafe fn add_tile<S: Simd, const L: usize>(
-    to: &Tile<'_>,
+    to: &Out,
     row: usize,
     n: Range<usize>,
     sums: &[[S::V; TILE_RIGHT]; L],
@@ -186,17 +201,16 @@ unsafe fn add_tile<S: Simd, const L: usize>(
 /// Adds the lanes of sums and writes the first of `n` outputs of `row`, or adds to them.
 ///
 /// # Safety
-/// As [`dot_rows`].
+/// As [`dot_all`].
 #[inline(always)]
-unsafe fn add_sums<S: Simd>(to: &Tile<'_>, row: usize, n: Range<usize>, sums: [S::V; TILE_RIGHT]) {
-    let Tile { product, accumulate, .. } = to;
+unsafe fn add_sums<S: Simd>(to: &Out, row: usize, n: Range<usize>, sums: [S::V; TILE_RIGHT]) {
     // SAFETY: the processor has the set, by the caller.
     let sums = unsafe { S::sums(sums) };
     for (col, sum) in n.zip(sums) {
-        // SAFETY: inside this task's tile, which no other thread touches, by the caller.
+        // SAFETY: inside the output, which no other thread touches, by the caller.
         unsafe {
-            let out = product.out.add(row * product.out_stride + col);
-            *out = if *accumulate { *out + sum } else { sum };
+            let out = to.at.add(row * to.stride + col);
+            *out = if to.accumulate { *out + sum } else { sum };
         }
     }
 }

@@ -14,8 +14,8 @@ use super::pack::Strided;
 use super::simd::{self, Simd, compiled_for};
 use super::strips::{Strips, Tile};
 use super::{
-    Block, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, part_width, sum_step,
-    tile,
+    Block, MAX_K_BLOCK, MAX_N_BLOCK, MAX_PACKED_ELEMENTS, RightCpu, Scratch, TermCpu, low_rank, part_width,
+    sum_step, tile,
 };
 use crate::weight::ComputeDtype;
 
@@ -92,7 +92,7 @@ impl Isa {
     }
 
     /// Values in a register.
-    fn lanes(self) -> usize {
+    pub(super) fn lanes(self) -> usize {
         match self {
             Isa::Portable => simd::Portable::LANES,
             #[cfg(target_arch = "x86_64")]
@@ -285,6 +285,10 @@ pub(super) struct FewRows {
     pub(super) unpacked: fn(&Tile<'_>, &Block<'_>, Strided<'_>, &mut Scratch),
     /// See [`super::few::dot_rows`].
     pub(super) dot_rows: fn(&Tile<'_>, &Block<'_>, &mut Scratch),
+    /// See [`low_rank::Inputs`].
+    pub(super) low_rank_inputs: fn(&mut low_rank::Inputs<'_>),
+    /// See [`low_rank::Outputs`].
+    pub(super) low_rank_outputs: fn(&mut low_rank::Outputs<'_>),
 }
 
 /// The instruction set that products of `dtype` run on.
@@ -366,12 +370,24 @@ macro_rules! few_rows {
                     // SAFETY: as above.
                     unsafe { super::super::few::dot_rows::<$simd>(to, block, scratch) }
                 }
+                unsafe fn low_rank_inputs(inputs: &mut low_rank::Inputs<'_>) {
+                    // SAFETY: the features are enabled here.
+                    unsafe { inputs.run_on::<$simd>() }
+                }
+                unsafe fn low_rank_outputs(outputs: &mut low_rank::Outputs<'_>) {
+                    // SAFETY: as above.
+                    unsafe { outputs.run_on::<$simd>() }
+                }
             });
             FewRows {
                 // SAFETY: `available` saw the features, and `to` is the calling task's tile; see `kernels`.
                 unpacked: |to, block, right, scratch| unsafe { unpacked(to, block, right, scratch) },
                 // SAFETY: as above.
                 dot_rows: |to, block, scratch| unsafe { dot_rows(to, block, scratch) },
+                // SAFETY: `available` saw the features.
+                low_rank_inputs: |inputs| unsafe { low_rank_inputs(inputs) },
+                // SAFETY: as above.
+                low_rank_outputs: |outputs| unsafe { low_rank_outputs(outputs) },
             }
         };
     };

@@ -31,6 +31,7 @@ mod few;
 mod int8;
 mod isa;
 mod left;
+pub(crate) mod low_rank;
 mod operand;
 mod pack;
 mod simd;
@@ -108,7 +109,7 @@ pub(super) fn run(products: &mut [Product<'_>]) {
         .map(|p| {
             p.terms
                 .iter()
-                .map(|t| TermCpu { left: t.left.cpu(), right: right_cpu(t.right), k: t.k })
+                .map(|t| TermCpu { left: t.left.cpu(), right: right_cpu(t.right, t.k, p.n), k: t.k })
                 .collect()
         })
         .collect();
@@ -145,15 +146,19 @@ pub(super) fn add_scaled(m: usize, n: usize, term: super::Term<'_>, scale: f32, 
     let at = |row: usize, col: usize| left.values[row * left.row_stride + col * left.col_stride];
     let scaled: Vec<f32> = (0..m * k).map(|i| scale * at(i / k, i % k)).collect();
     let left = Strided { values: &scaled, row_stride: k, col_stride: 1 };
-    let terms = [TermCpu { left, right: right_cpu(term.right), k }];
+    let terms = [TermCpu { left, right: right_cpu(term.right, k, n), k }];
     run_serial(ProductCpu { m, n, terms: &terms, bias: None, accumulate: true, out, out_stride: n });
 }
 
-fn right_cpu(right: Right<'_>) -> RightCpu<'_> {
+/// The right operand, `[k, n]`.
+fn right_cpu(right: Right<'_>, k: usize, n: usize) -> RightCpu<'_> {
     match right {
         Right::WeightTransposed(w) => RightCpu::WeightTransposed(w.host()),
         Right::Weight(w) => RightCpu::Weight(w.host()),
-        Right::View(v) => RightCpu::Strided(v.cpu()),
+        Right::View(v) => match v.tensor.halves() {
+            None => RightCpu::Strided(v.cpu()),
+            Some(halves) => RightCpu::of_halves(halves.from(v.offset), (v.row_stride, v.col_stride), k, n),
+        },
     }
 }
 

@@ -167,3 +167,49 @@ impl<P: Pairs> Operand for Paired<P> {
         }
     }
 }
+
+/// A type of values in memory that are multiplied as f32.
+pub(super) trait Stored {
+    /// A value as it is held.
+    type Bits: Copy;
+
+    /// The values of a register.
+    ///
+    /// # Safety
+    /// The processor has `S`, and `from` has as many values as a register.
+    unsafe fn load<S: Simd>(from: *const Self::Bits) -> S::V;
+}
+
+/// f32 as they are.
+pub(super) struct F32;
+/// IEEE binary16.
+pub(super) struct F16;
+/// bfloat16.
+pub(super) struct Bf16;
+
+impl Stored for F32 {
+    type Bits = f32;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const f32) -> S::V {
+        // SAFETY: by the caller.
+        unsafe { S::load(from) }
+    }
+}
+
+impl Stored for F16 {
+    type Bits = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u16) -> S::V {
+        // SAFETY: by the caller.
+        unsafe { S::load_f16(from) }
+    }
+}
+
+impl Stored for Bf16 {
+    type Bits = u16;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(from: *const u16) -> S::V {
+        // SAFETY: by the caller.
+        unsafe { S::load_bf16(from) }
+    }
+}

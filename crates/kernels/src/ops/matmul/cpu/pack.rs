@@ -5,6 +5,7 @@ use std::ops::Range;
 use super::operand::Operand;
 use super::simd::{self, Cache, Simd};
 use super::{MAX_K_BLOCK, MAX_N_BLOCK, MAX_PANEL};
+use crate::tensor::Halves;
 use crate::weight::{ComputeDtype, HostWeight};
 
 /// A strided matrix on the host; element `(i, j)` is `values[i * row_stride + j * col_stride]`.
@@ -29,6 +30,22 @@ pub(crate) enum RightCpu<'a> {
     WeightTransposed(HostWeight<'a>),
     Weight(HostWeight<'a>),
     Strided(Strided<'a>),
+}
+
+impl<'a> RightCpu<'a> {
+    /// An operand `[k, n]` of values of 16 bits, with the strides of its rows and columns.
+    pub(crate) fn of_halves(
+        values: Halves<'a>,
+        (row_stride, col_stride): (usize, usize),
+        k: usize,
+        n: usize,
+    ) -> Self {
+        match (row_stride, col_stride) {
+            (1, stride) if stride == k => RightCpu::WeightTransposed(HostWeight::of_halves(values, n, k)),
+            (stride, 1) if stride == n => RightCpu::Weight(HostWeight::of_halves(values, k, n)),
+            _ => panic!("a part of the columns of a matrix of 16 bits as a right operand"),
+        }
+    }
 }
 
 impl RightCpu<'_> {

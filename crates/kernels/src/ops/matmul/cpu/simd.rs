@@ -1,6 +1,10 @@
 //! The vector instructions the CPU product needs, one type per instruction set.
 
 use super::tile::{Args, Columns, ask_ahead, tile};
+use crate::quant::f16_to_f32;
+
+/// Lanes of the widest register.
+const MAX_LANES: usize = 16;
 
 /// A vector instruction set. Every method is `unsafe`: the processor must have it, and pointers must be
 /// valid for the lanes they name.
@@ -18,6 +22,28 @@ pub(super) trait Simd: Copy {
     const ROWS: usize;
 
     unsafe fn load(from: *const f32) -> Self::V;
+    /// Values of bf16, in the order of bytes of a file.
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> Self::V {
+        let mut values = [0.0; MAX_LANES];
+        for (lane, value) in values.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: a register's worth of values, by the caller.
+            *value = f32::from_bits(u32::from(u16::from_le(unsafe { *from.add(lane) })) << 16);
+        }
+        // SAFETY: the processor has the set, by the caller; there are as many values as lanes.
+        unsafe { Self::load(values.as_ptr()) }
+    }
+    /// Values of IEEE binary16, likewise.
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> Self::V {
+        let mut values = [0.0; MAX_LANES];
+        for (lane, value) in values.iter_mut().enumerate().take(Self::LANES) {
+            // SAFETY: a register's worth of values, by the caller.
+            *value = f16_to_f32(unsafe { *from.add(lane) }.to_ne_bytes());
+        }
+        // SAFETY: the processor has the set, by the caller; there are as many values as lanes.
+        unsafe { Self::load(values.as_ptr()) }
+    }
     unsafe fn splat(from: *const f32) -> Self::V;
     unsafe fn zero() -> Self::V;
     /// `a * b + c`, where the product of two pairs is the sum of their two products.
@@ -28,7 +54,6 @@ pub(super) trait Simd: Copy {
     /// The sum of the lanes of each register, which for all of them is taken in the same order.
     #[inline(always)]
     unsafe fn sums(registers: [Self::V; 4]) -> [f32; 4] {
-        const MAX_LANES: usize = 16;
         let mut sums = [0.0; 4];
         for (sum, register) in sums.iter_mut().zip(registers) {
             let mut lanes = [0.0f32; MAX_LANES];
@@ -244,6 +269,19 @@ pub(super) mod x86 {
             unsafe { _mm256_loadu_ps(from) }
         }
         #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> __m256 {
+            // SAFETY: AVX2 is there, and `from` has eight values, by the caller.
+            unsafe {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u16) -> __m256 {
+            // SAFETY: F16C is there, and `from` has eight values, by the caller.
+            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+        }
+        #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m256 {
             // SAFETY: AVX is there, and `from` has a value, by the caller.
             unsafe { _mm256_broadcast_ss(&*from) }
@@ -358,6 +396,19 @@ pub(super) mod x86 {
         unsafe fn load(from: *const f32) -> __m512 {
             // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
             unsafe { _mm512_loadu_ps(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> __m512 {
+            // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
+            unsafe {
+                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
+                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+            }
+        }
+        #[inline(always)]
+        unsafe fn load_f16(from: *const u16) -> __m512 {
+            // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
+            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m512 {
@@ -630,6 +681,11 @@ pub(super) mod arm {
         unsafe fn load(from: *const f32) -> float32x4_t {
             // SAFETY: NEON is part of aarch64; `from` has four values, by the caller.
             unsafe { vld1q_f32(from) }
+        }
+        #[inline(always)]
+        unsafe fn load_bf16(from: *const u16) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; `from` has four values, by the caller.
+            unsafe { vreinterpretq_f32_u32(vshll_n_u16::<16>(vld1_u16(from))) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> float32x4_t {

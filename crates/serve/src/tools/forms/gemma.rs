@@ -1,0 +1,97 @@
+//! Calls as Gemma writes them, `call:f{place:<|"|>Ulm<|"|>,days:2}`, where a token of its own stands on both sides of a text.
+
+use serde_json::{Map, Value};
+
+use super::super::Call;
+use super::{Cursor, Read, Stop};
+
+/// Values in values, at most.
+const MOST_LEVELS: usize = 64;
+
+/// The marks of a family.
+pub(in super::super) struct Marks {
+    /// What stands on both sides of a text.
+    pub quote: &'static str,
+    /// What ends a call.
+    pub end: &'static str,
+}
+
+/// Gemma 4.
+pub(super) const GEMMA_4: Marks = Marks { quote: "<|\"|>", end: "<tool_call|>" };
+/// FunctionGemma.
+pub(super) const FUNCTION_GEMMA: Marks = Marks { quote: "<escape>", end: "<end_function_call>" };
+
+impl Cursor<'_> {
+    /// Behind what begins a call.
+    pub(super) fn gemma(&mut self, marks: &Marks) -> Read<Call> {
+        self.blank();
+        self.take("call:")?;
+        let name = self.name()?.to_owned();
+        self.blank();
+        let arguments = self.entries(marks, MOST_LEVELS)?;
+        self.close(marks.end)?;
+        Ok(Call { name, arguments })
+    }
+
+    /// Takes `{key:value,...}`.
+    fn entries(&mut self, marks: &Marks, levels: usize) -> Read<Value> {
+        self.take("{")?;
+        let mut entries = Map::new();
+        loop {
+            self.blank();
+            if self.peek()? == '}' {
+                self.at += 1;
+                return Ok(Value::Object(entries));
+            }
+            let key = match self.begins(marks.quote)? {
+                true => self.until(marks.quote)?,
+                false => self.key()?,
+            };
+            let key = key.to_owned();
+            self.blank();
+            self.take(":")?;
+            entries.insert(key, self.marked_value(marks, levels)?);
+            self.part_of_list('}')?;
+        }
+    }
+
+    /// Takes a key without marks: up to the colon.
+    fn key(&mut self) -> Read<&str> {
+        let is_end = |c: char| c == ':' || c.is_whitespace() || "{}[],<>".contains(c);
+        match self.rest().find(is_end).ok_or(Stop::More)? {
+            0 => Err(Stop::No),
+            length => {
+                let from = self.at;
+                self.at += length;
+                Ok(&self.text[from..self.at])
+            }
+        }
+    }
+
+    fn marked_value(&mut self, marks: &Marks, levels: usize) -> Read<Value> {
+        let levels = levels.checked_sub(1).ok_or(Stop::No)?;
+        self.blank();
+        if self.begins(marks.quote)? {
+            return Ok(Value::String(self.until(marks.quote)?.to_owned()));
+        }
+        match self.peek()? {
+            '{' => self.entries(marks, levels),
+            '[' => {
+                self.at += 1;
+                let mut items = Vec::new();
+                loop {
+                    self.blank();
+                    if self.peek()? == ']' {
+                        self.at += 1;
+                        return Ok(Value::Array(items));
+                    }
+                    items.push(self.marked_value(marks, levels)?);
+                    self.part_of_list(']')?;
+                }
+            }
+            // Some texts come with the quotes of JSON.
+            '"' => self.python_value(levels),
+            _ => self.word_value(),
+        }
+    }
+}
