@@ -239,6 +239,7 @@ mod tests {
             tokens_per_s: 20.0,
             peak_rss_bytes: 1,
             peak_device_bytes: None,
+            reduction: None,
             preference: None,
         };
         serde_json::to_string(&record).unwrap()

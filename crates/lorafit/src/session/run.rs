@@ -1,5 +1,7 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
+use std::path::Path;
+
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::{Device, Placement};
@@ -7,7 +9,7 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest,
+    BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest, ProcessGroup,
     ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary, TrainData,
     TrainError, TrainOptions, largest_micro_batches, machine, train,
 };
@@ -21,6 +23,7 @@ use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
 use crate::session::preference::check_margins;
+use crate::session::processes;
 use crate::session::resume::{self, Resumption};
 use crate::session::scoring::Scoring;
 use crate::session::tokens::Tokens;
@@ -53,6 +56,8 @@ pub struct Shared<'a> {
     pub data: &'a Data,
     /// The adapter of the reference of judged replies, if it is one of its own ([`TrainArgs::open_reference`]).
     pub reference: Option<&'a Adapter>,
+    /// The processes that train it together.
+    pub group: &'a dyn ProcessGroup,
 }
 
 /// A run that could begin: its base and its rows, which other runs may share, and its own parameters.
@@ -69,6 +74,7 @@ pub struct Ready<'a> {
     resumption: Resumption,
     identity: Identity,
     reference: Option<&'a Adapter>,
+    group: &'a dyn ProcessGroup,
 }
 
 impl<'a> Ready<'a> {
@@ -80,17 +86,20 @@ impl<'a> Ready<'a> {
         fresh: Option<Trained>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
-        let Shared { base, data, reference } = shared;
+        let Shared { base, data, reference, group } = shared;
         let options = args.loop_options();
         let total_steps = options.total_steps(options.groups(&data.rows.samples).len());
-        let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
+        let identity =
+            resume::identity(args, base, (&data.rows, data.held_out.as_ref()), total_steps, group.size())?;
+        let after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
+        processes::compare(group, args, &identity, after)?;
         resumption.check(&identity, args.resume_anyway, progress)?;
         let trained = match (fresh, &resumption.checkpoint) {
             (Some(trained), _) => trained,
             (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
             (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
         };
-        Ok(Ready { args, base, data, options, resumption, identity, trained, reference })
+        Ok(Ready { args, base, data, options, resumption, identity, trained, reference, group })
     }
 
     /// Leaves out the evaluation of what the run begins with.
@@ -107,13 +116,14 @@ impl<'a> Ready<'a> {
     /// What its memory is planned for.
     pub fn request(&self) -> PlanRequest<'_> {
         let weights = self.trained.weight_bytes(self.base);
-        let shared = Shared { base: self.base, data: self.data, reference: self.reference };
+        let Ready { base, data, reference, group, .. } = *self;
+        let shared = Shared { base, data, reference, group };
         self.args.plan_request(shared, weights, self.trained.trainable())
     }
 
-    /// What is recomputed so that it fits, with its plan.
-    pub fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
-        let (request, memory) = (self.request(), &self.args.memory);
+    /// What is recomputed so that it fits, with its plan, where so many processes share the machine.
+    pub fn choose(&self, processes: usize) -> anyhow::Result<(Recompute, MemoryPlan)> {
+        let (request, memory) = (self.request(), self.args.memory.of_one(processes));
         let device = self.base.model.device();
         let chosen = memory.choose(&request, device)?;
         match (chosen, self.args.method) {
@@ -134,10 +144,11 @@ impl<'a> Ready<'a> {
         self.trained.as_parameters(self.base)
     }
 
-    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped.
+    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped. The first
+    /// process of several has the lock.
     pub fn train(
         &mut self,
-        lock: RunLock,
+        lock: Option<RunLock>,
         recompute: Recompute,
         plan: &MemoryPlan,
         observer: &mut dyn Observer,
@@ -152,12 +163,18 @@ impl<'a> Ready<'a> {
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
-            origin: origin(base),
+            origin: Origin {
+                processes: (self.group.size() > 1).then_some(self.group.size()),
+                ..origin(base)
+            },
         };
         let checkpoint = self.resumption.checkpoint.as_ref();
-        let mut run = match checkpoint {
-            Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?,
-            None => RunFolder::create(lock, info)?,
+        let mut run = match (lock, checkpoint) {
+            (Some(lock), Some(checkpoint)) => {
+                RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?
+            }
+            (Some(lock), None) => RunFolder::create(lock, info)?,
+            (None, _) => RunFolder::of_another(args.out.as_deref().unwrap_or(Path::new("")), info),
         };
         run.write_plan(plan)?;
         run.write_data(&Statistics::of(&self.data.rows, args.batch_size))?;
@@ -172,7 +189,7 @@ impl<'a> Ready<'a> {
             &mut self.trained.as_parameters(base),
             TrainData { training, evaluation, reference: self.reference, cache: cache.as_ref() },
             &self.options,
-            Start { checkpoint },
+            Start { checkpoint, group: self.group },
             &mut run,
             observer,
         );
@@ -183,7 +200,9 @@ impl<'a> Ready<'a> {
             }
             _ => error.into(),
         })?;
-        if let Err(error) = self.write_cards(&run, &base_model, &summary) {
+        if self.group.is_first()
+            && let Err(error) = self.write_cards(&run, &base_model, &summary)
+        {
             observer.on_warning(&error);
         }
         Ok((summary, run))
@@ -242,6 +261,7 @@ fn origin(base: &Base) -> Origin {
             Device::Cuda(_) => device.name(),
         }),
         threads: Some(rayon::current_num_threads()),
+        processes: None,
     }
 }
 
@@ -406,7 +426,7 @@ impl TrainArgs {
     /// What a run's memory is planned for.
     pub fn plan_request<'a>(
         &self,
-        Shared { base, data, reference }: Shared<'a>,
+        Shared { base, data, reference, .. }: Shared<'a>,
         weights: u64,
         trainable: Trainable<'a>,
     ) -> PlanRequest<'a> {

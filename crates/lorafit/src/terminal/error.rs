@@ -65,6 +65,7 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
         lorafit_model::merge::CombineError,
         DeviceError,
         lorafit_train::BenchError,
+        lorafit_train::GroupError,
         lorafit_train::RunError,
         lorafit_train::TrainError,
     );
@@ -75,6 +76,11 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("stopped")]
 pub struct Stopped;
+
+/// A verb that ended since another process of the same run did, which says why.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("another process says why")]
+pub struct SaidElsewhere;
 
 /// How a verb failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +158,9 @@ pub fn exit_code(result: anyhow::Result<()>) -> u8 {
     // Whoever read our output has seen enough (`lorafit ... | head`): not an error.
     if error.chain().any(is_broken_pipe) {
         return 0;
+    }
+    if error.is::<SaidElsewhere>() {
+        return 1;
     }
     let colour = output::has_colour(&io::stderr());
     let code = match failed(&error) {
