@@ -386,6 +386,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
                 size,
                 is_resumed: start.checkpoint.is_some(),
+                group: start.group,
             };
             let judged = Judged::begin(parameters, asking, &mut stepper.buffers, run, observer)?;
             stepper.judged = Some(judged);

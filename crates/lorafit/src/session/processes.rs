@@ -91,13 +91,6 @@ impl Processes {
 
     /// Refuses what several processes do not do.
     pub fn check(&self, args: &TrainArgs) -> Result<(), CliError> {
-        if !self.group.is_alone() && args.preference.objective().is_some() {
-            let text = format!(
-                "--objective {}: several processes train on replies as they are",
-                args.preference.objective
-            );
-            return Err(CliError::usage(text).hint("start one process, without mpirun"));
-        }
         match (self.group.is_alone(), args.common.device) {
             (true, _) | (false, DeviceChoice::Auto | DeviceChoice::Cpu) => Ok(()),
             (false, DeviceChoice::Cuda(_)) => {

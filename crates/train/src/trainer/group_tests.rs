@@ -4,13 +4,18 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use lorafit_model::Model;
 use lorafit_model::adapter::LoraConfig;
 use tempfile::TempDir;
 
+use super::preference_tests::{Case as PreferenceCase, start as preference_start};
 use super::resume_tests::{Case, StopAt, assert_same, content};
+use super::score_tests::Case as ScoreCase;
 use super::*;
 use crate::group::Lost;
 use crate::group::testing::together;
+use crate::lock::RunLock;
+use crate::run_info::RunInfo;
 
 /// A run without chance beside its order: masks and noise are of a process and its micro-batches.
 fn plain(case: Case) -> Case {
@@ -55,6 +60,91 @@ fn losses_are_those_of_one_process_and_bits_the_same_every_time() {
                 assert!((found.loss - expected.loss).abs() < 1e-6, "{}: {found:?}", what(processes));
             }
             assert_same(&run(&case, processes).0, &files, &what(processes));
+        }
+    }
+}
+
+/// What a run of so many processes on other rows than replies has written down.
+fn history(
+    (model, start): (&Model, &(dyn Fn() -> Adapter + Sync)),
+    data: TrainData<'_>,
+    options: &TrainOptions,
+    processes: usize,
+) -> RunHistory {
+    let dir = TempDir::new().expect("a folder");
+    together(processes, |group| {
+        let mut run = match group.is_first() {
+            true => RunFolder::create(RunLock::take(dir.path()).expect("free"), RunInfo::default())
+                .expect("a folder"),
+            false => RunFolder::of_another(dir.path(), RunInfo::default()),
+        };
+        let mut adapter = start();
+        let mut parameters = Parameters::Adapter { model, adapter: &mut adapter };
+        let start = Start { checkpoint: None, group };
+        let observer = &mut StopAt::never();
+        train(&mut parameters, data, options, start, &mut run, observer).expect("trains");
+    });
+    RunHistory::read(dir.path()).expect("reads")
+}
+
+/// Losses and metrics, but for rounding. Both are sums over rows, of which logits have other neighbours in a product.
+fn assert_close(found: &RunHistory, expected: &RunHistory, what: &str) {
+    assert_eq!(
+        (found.steps.len(), found.evaluations.len()),
+        (expected.steps.len(), expected.evaluations.len())
+    );
+    let steps = found.steps.iter().zip(&expected.steps);
+    let steps = steps.map(|(found, expected)| {
+        let named =
+            |record: &StepRecord| record.preference.map(|metrics| metrics.named()).unwrap_or_default();
+        ((found.loss, named(found)), (expected.loss, named(expected)))
+    });
+    let evaluations = found.evaluations.iter().zip(&expected.evaluations);
+    let evaluations =
+        evaluations.map(|(found, expected)| ((found.loss, found.named()), (expected.loss, expected.named())));
+    for ((loss, named), (expected_loss, expected_named)) in steps.chain(evaluations) {
+        assert!((loss - expected_loss).abs() < 1e-6, "{what}: loss {loss}, expected {expected_loss}");
+        assert_eq!(named.len(), expected_named.len(), "{what}");
+        // What is compared with itself has no margin, and which reply is above is rounding.
+        let is_even = named.iter().any(|(name, value)| *name == "rewards/margins" && value.abs() < 1e-4);
+        for ((name, value), (_, expected)) in named.iter().zip(&expected_named) {
+            let off = (value - expected).abs() / expected.abs().max(1.0);
+            let is_rounding = is_even && *name == "rewards/accuracies";
+            assert!(off < 1e-5 || is_rounding, "{what}: {name} {value}, expected {expected}");
+        }
+    }
+}
+
+/// Rows of several replies are never parted; the reference is asked once, or in every step; margins are of all held-out pairs.
+#[test]
+fn judged_replies_are_trained_on_as_by_one_process() {
+    for name in ["dpo", "orpo", "kto", "reward", "classify"] {
+        let run = |processes| match name {
+            "reward" | "classify" => {
+                let case = if name == "reward" { ScoreCase::reward() } else { ScoreCase::classes() };
+                let data = TrainData {
+                    training: &case.data,
+                    evaluation: Some(&case.data),
+                    reference: None,
+                    cache: None,
+                };
+                history((&case.model, &|| case.adapter()), data, &case.options, processes)
+            }
+            _ => {
+                let case = PreferenceCase::named(name);
+                let data = TrainData {
+                    training: &case.data,
+                    evaluation: Some(&case.data),
+                    reference: Some(&case.start),
+                    cache: None,
+                };
+                history((&case.model, &|| preference_start(&case.model)), data, &case.options, processes)
+            }
+        };
+        let alone = run(1);
+        assert!(alone.steps.len() == 4 && !alone.evaluations.is_empty(), "{name}");
+        for processes in [2, 3] {
+            assert_close(&run(processes), &alone, &format!("{name}, {processes} processes"));
         }
     }
 }

@@ -50,7 +50,15 @@ struct Summed {
     tokens: u64,
     /// Tokens that count in the loss.
     supervised: usize,
-    preference: Option<PreferenceMetrics>,
+    /// Of judged replies.
+    judged: Option<SummedJudgements>,
+}
+
+/// What of judged replies means are made of, and how far the model is from its reference.
+struct SummedJudgements {
+    sums: Sums,
+    apart: Option<f64>,
+    objective: &'static preference::Objective,
 }
 
 /// What held-out rows came to.
@@ -224,9 +232,10 @@ impl<'a> Stepper<'a> {
         self.gradients.clear();
         let summed = match self.judged {
             None => self.replies(parameters, samples, indices, chance, options),
-            Some(_) => self.judgements(parameters, samples, indices, chance, options),
+            Some(_) => self.judgements(parameters, samples, indices, chance, options)?,
         };
-        let (Summed { loss, tokens, supervised, preference }, waited) = self.of_all(summed)?;
+        let (Summed { loss, tokens, supervised, judged }, waited) = self.of_all(summed)?;
+        let preference = judged.map(|judged| judged.sums.metrics(judged.apart, judged.objective));
         if let Some(adapter) = parameters.adapter() {
             self.gradients.clear_start(adapter);
         }
@@ -254,15 +263,23 @@ impl<'a> Stepper<'a> {
     }
 
     /// What the shares of all processes came to, and how long this one waited for the others.
-    fn of_all(&self, own: Summed) -> Result<(Summed, Duration), GroupError> {
+    fn of_all(&self, mut own: Summed) -> Result<(Summed, Duration), GroupError> {
         let started = Instant::now();
         if self.group.is_alone() {
             return Ok((own, Duration::ZERO));
         }
-        let Some([loss, tokens]) = self.group.add_up(Some([own.loss, own.tokens as f64]))? else {
-            unreachable!("nobody is stopped in a step")
-        };
-        Ok((Summed { loss, tokens: tokens as u64, ..own }, started.elapsed()))
+        let sums = own.judged.as_ref().map(|judged| judged.sums).unwrap_or_default();
+        let numbers = [own.loss, own.tokens as f64].into_iter().chain(sums.to_numbers()).collect();
+        let all = self.group.gather_values(Some(numbers))?.unwrap_or_default();
+        let (mut loss, mut tokens, mut sums) = (0.0, 0, Sums::default());
+        for values in &all {
+            let Some([of_share, computed, of_judged @ ..]) = values.first_chunk::<12>() else { continue };
+            loss += of_share;
+            tokens += *computed as u64;
+            sums.add(&Sums::from_numbers(*of_judged));
+        }
+        own.judged.iter_mut().for_each(|judged| judged.sums = sums);
+        Ok((Summed { loss, tokens, ..own }, started.elapsed()))
     }
 
     /// Adds up the gradients of all processes.
@@ -304,7 +321,7 @@ impl<'a> Stepper<'a> {
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
-        Summed { loss, tokens, supervised, preference: None }
+        Summed { loss, tokens, supervised, judged: None }
     }
 
     /// Adds up the gradient of judged replies.
@@ -315,18 +332,20 @@ impl<'a> Stepper<'a> {
         indices: &[usize],
         chance: Chance,
         options: &TrainOptions,
-    ) -> Summed {
-        let Stepper { judged, buffers, gradients, .. } = self;
+    ) -> Result<Summed, GroupError> {
+        let Stepper { judged, buffers, gradients, group, .. } = self;
+        let group = *group;
         let judged = judged.as_mut().expect("rows are judged");
         let Judged { options: preference, training: rows, reference, longest, .. } = judged;
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let how = options.cut(model.config());
         let reference = reference.as_mut();
-        let mut computing = Computing { model, adapter, reference, cut: how, buffers };
-        let apart = distance(&mut computing, samples, indices, *longest, preference);
+        let mut computing = Computing { model, adapter, reference, cut: how, buffers, group };
+        let apart = distance(&mut computing, samples, indices, *longest, preference)?;
         let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
         let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
-        let micro_batches = cut_groups(samples, &rows.groups, indices, how, with_prompt(preference));
+        let own = group.divide(samples, &rows.groups, indices, how.shares()).swap_remove(group.rank());
+        let micro_batches = cut_groups(samples, &rows.groups, &own, how, with_prompt(preference));
         for (part, micro) in micro_batches.enumerate() {
             let (active, stream) = (chance.active(adapter, part), micro.stream());
             let of_micro = |losses: &[f32]| {
@@ -341,7 +360,8 @@ impl<'a> Stepper<'a> {
         let of_rows =
             |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
         let supervised = indices.iter().map(of_rows).sum();
-        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart, preference.objective)) }
+        let judged = SummedJudgements { sums, apart, objective: preference.objective };
+        Ok(Summed { loss, tokens, supervised, judged: Some(judged) })
     }
 
     /// Evaluates after the step that `state` is at, each process a share of the rows; `None` if one of them is to `stop`.
@@ -383,8 +403,8 @@ impl<'a> Stepper<'a> {
             Some(Judged { options, evaluation, reference, longest, .. }) => {
                 let rows = evaluation.as_ref().expect("held-out rows are judged");
                 let (buffers, reference) = (&mut self.buffers, reference.as_mut());
-                let mut computing = Computing { model, adapter, reference, cut, buffers };
-                let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop);
+                let mut computing = Computing { model, adapter, reference, cut, buffers, group };
+                let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
                 let Some(found) = found else { return Ok(None) };
                 (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))
             }
