@@ -10,7 +10,9 @@ use crate::sys::{Code, Exchange, Layout, Process};
 /// How long a process that is to stop waits for the others to come to where it is. Open MPI ends processes a second after it
 /// has asked them to stop, and a checkpoint is yet to be written.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// How often a process asks in vain before it leaves the core to others for longer.
+/// How long it waits at its end, where it has nothing left to do.
+const PATIENCE_AT_END: Duration = Duration::from_secs(10);
+/// How often a process asks in vain whether the others have come, before it leaves the core to others for longer.
 const BUSY: u32 = 2000;
 /// How long that is.
 const PAUSE: Duration = Duration::from_micros(50);
@@ -62,11 +64,13 @@ impl Mpi {
         Process::library()
     }
 
-    /// Does an exchange.
-    fn exchange(&self, exchange: Exchange) -> Result<Exchange, Lost> {
+    /// Does an exchange, for which a process that is to stop waits so long.
+    fn exchange(&self, exchange: Exchange, patience: Duration) -> Result<Exchange, Lost> {
         if !self.process.is_whole() {
             return Err(Lost("the other processes are gone".to_owned()));
         }
+        // What is large travels only while somebody asks for it; all are there then.
+        let is_short = matches!(exchange, Exchange::Bytes { .. });
         self.process.start(exchange).map_err(lost)?;
         let mut asked: u32 = 0;
         let mut stopped: Option<Instant> = None;
@@ -74,16 +78,41 @@ impl Mpi {
             if let Some(done) = self.process.ended().map_err(lost)? {
                 return Ok(done);
             }
-            if (self.is_stopped)() && stopped.get_or_insert_with(Instant::now).elapsed() > PATIENCE {
+            if (self.is_stopped)() && stopped.get_or_insert_with(Instant::now).elapsed() > patience {
                 self.process.abandon();
                 return Err(Lost(format!(
                     "asked to stop, this process waited for the others for {} s: they are gone, or in the middle of a step",
-                    PATIENCE.as_secs_f64()
+                    patience.as_secs_f64()
                 )));
             }
             asked = asked.saturating_add(1);
-            if asked < BUSY { thread::yield_now() } else { thread::sleep(PAUSE) }
+            if asked < BUSY || !is_short { thread::yield_now() } else { thread::sleep(PAUSE) }
         }
+    }
+
+    /// Hands a message to all, and gives those of all. It travels with its length, if it is short.
+    fn gather(&self, message: &[u8], patience: Duration) -> Result<Vec<Vec<u8>>, Lost> {
+        let n = self.process.size;
+        let mut own = (message.len() as u64).to_le_bytes().to_vec();
+        own.extend(message.iter().take(INLINE));
+        own.resize(FRAME, 0);
+        let frames = self.exchange(Exchange::Bytes { own, all: vec![0; FRAME * n] }, patience)?;
+        let Exchange::Bytes { all: frames, .. } = frames else { unreachable!("what was begun") };
+        let lens: Vec<usize> = frames
+            .chunks(FRAME)
+            .map(|frame| frame.first_chunk().map_or(0, |len| u64::from_le_bytes(*len) as usize))
+            .collect();
+        let begun = frames.chunks(FRAME).map(|frame| &frame[FRAME - INLINE..]);
+        if lens.iter().all(|len| *len <= INLINE) {
+            return Ok(begun.zip(lens).map(|(begun, len)| begun[..len].to_vec()).collect());
+        }
+        let layout = Self::layout(lens.iter().copied())?;
+        let all = vec![0; lens.iter().sum()];
+        let whole = self.exchange(Exchange::ManyBytes { own: message.to_vec(), all, layout }, patience)?;
+        let Exchange::ManyBytes { all, .. } = whole else { unreachable!("what was begun") };
+        let mut rest = &all[..];
+        let next = |len: usize| rest.split_off(..len).expect("as long as all").to_vec();
+        Ok(lens.into_iter().map(next).collect())
     }
 
     /// Where what each process has is.
@@ -106,27 +135,11 @@ impl ProcessGroup for Mpi {
     }
 
     fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
-        let n = self.size();
-        let mut own = (message.len() as u64).to_le_bytes().to_vec();
-        own.extend(message.iter().take(INLINE));
-        own.resize(FRAME, 0);
-        let frames = self.exchange(Exchange::Bytes { own, all: vec![0; FRAME * n] })?;
-        let Exchange::Bytes { all: frames, .. } = frames else { unreachable!("what was begun") };
-        let lens: Vec<usize> = frames
-            .chunks(FRAME)
-            .map(|frame| frame.first_chunk().map_or(0, |len| u64::from_le_bytes(*len) as usize))
-            .collect();
-        let begun = frames.chunks(FRAME).map(|frame| &frame[FRAME - INLINE..]);
-        if lens.iter().all(|len| *len <= INLINE) {
-            return Ok(begun.zip(lens).map(|(begun, len)| begun[..len].to_vec()).collect());
-        }
-        let layout = Self::layout(lens.iter().copied())?;
-        let all = vec![0; lens.iter().sum()];
-        let whole = self.exchange(Exchange::ManyBytes { own: message.to_vec(), all, layout })?;
-        let Exchange::ManyBytes { all, .. } = whole else { unreachable!("what was begun") };
-        let mut rest = &all[..];
-        let next = |len: usize| rest.split_off(..len).expect("as long as all").to_vec();
-        Ok(lens.into_iter().map(next).collect())
+        self.gather(message, PATIENCE)
+    }
+
+    fn all_gather_at_end(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
+        self.gather(message, PATIENCE_AT_END)
     }
 
     fn all_to_all(
@@ -138,7 +151,8 @@ impl ProcessGroup for Mpi {
         let layout = Self::layout(counts.iter().copied())?;
         let of_own = Self::layout(counts.iter().map(|_| counts[self.rank()]))?;
         let (given, room) = (mem::take(values), mem::take(received));
-        let done = self.exchange(Exchange::ToAll { values: given, layout, received: room, of_own })?;
+        let done =
+            self.exchange(Exchange::ToAll { values: given, layout, received: room, of_own }, PATIENCE)?;
         let Exchange::ToAll { values: given, received: got, .. } = done else {
             unreachable!("what was begun")
         };
@@ -148,7 +162,7 @@ impl ProcessGroup for Mpi {
 
     fn all_gather_slices(&self, values: &mut Vec<f32>, counts: &[usize]) -> Result<(), Lost> {
         let layout = Self::layout(counts.iter().copied())?;
-        let done = self.exchange(Exchange::Slices { values: mem::take(values), layout })?;
+        let done = self.exchange(Exchange::Slices { values: mem::take(values), layout }, PATIENCE)?;
         let Exchange::Slices { values: all, .. } = done else { unreachable!("what was begun") };
         *values = all;
         Ok(())

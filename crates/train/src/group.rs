@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use lorafit_data::{Groups, Samples, divide};
 use lorafit_kernels::Tensor;
 use lorafit_remedy::{Remedy, Setting, remedy};
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 #[cfg(test)]
@@ -35,6 +36,13 @@ pub trait ProcessGroup: Debug {
     /// # Errors
     /// A process that is gone.
     fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost>;
+    /// As [`Self::all_gather`], of a process that has nothing left to do: where it is to stop it waits for the others longer.
+    ///
+    /// # Errors
+    /// A process that is gone.
+    fn all_gather_at_end(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
+        self.all_gather(message)
+    }
     /// Sends each process its slice of `values`, in the order of the ranks and of lengths `counts`. `received`, which is as long as
     /// all of them, gets the slice that each process has for this one, in the order of the ranks.
     ///
@@ -147,10 +155,11 @@ impl dyn ProcessGroup + '_ {
     /// Hands a message to all, and gives those of all.
     ///
     /// # Errors
-    /// A process that is gone, or one that [failed](Self::fail) instead.
+    /// A process that is gone, or one that [ended](Self::end) instead, with an error.
     pub fn gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, GroupError> {
         let mut messages = self.all_gather(&[&[SAID], message].concat())?;
-        match failure(&messages) {
+        let failed = messages.iter().enumerate().find_map(|(rank, message)| Some((rank, failure(message)?)));
+        match failed {
             Some((rank, message)) => Err(GroupError::Failed { rank, message }),
             None => {
                 messages.iter_mut().for_each(|message| drop(message.drain(..1)));
@@ -159,14 +168,24 @@ impl dyn ProcessGroup + '_ {
         }
     }
 
-    /// Tells all that this process ends with an error, in the place of its next message. Gives whether no process of a lower
-    /// rank says the same, so that what is wrong everywhere is said once.
+    /// Says how this process ends, in the place of its next message: with an error, or without. Gives the errors of all.
     ///
     /// # Errors
     /// A process that is gone.
-    pub fn fail(&self, message: &str) -> Result<bool, Lost> {
-        let messages = self.all_gather(&[&[FAILED], message.as_bytes()].concat())?;
-        Ok(!messages[..self.rank()].contains(&messages[self.rank()]))
+    pub fn end(&self, error: Option<&str>) -> Result<Vec<Option<String>>, Lost> {
+        let message = match error {
+            None => vec![SAID],
+            Some(error) => [&[FAILED], error.as_bytes()].concat(),
+        };
+        Ok(self.all_gather_at_end(&message)?.iter().map(|message| failure(message)).collect())
+    }
+
+    /// Returns when all have come here.
+    ///
+    /// # Errors
+    /// A process that is gone.
+    pub fn wait_for_all(&self) -> Result<(), Lost> {
+        self.all_gather_at_end(&[SAID]).map(|_| ())
     }
 
     /// Gives all what each has computed; `None` if one of them was stopped before it had.
@@ -243,10 +262,13 @@ fn differs(rank: usize, what: &str) -> GroupError {
     GroupError::Differs { rank, what: what.to_owned() }
 }
 
-/// The first message of a process that ends, with its rank.
-fn failure(messages: &[Vec<u8>]) -> Option<(usize, String)> {
-    let rank = messages.iter().position(|message| message.first() != Some(&SAID))?;
-    Some((rank, String::from_utf8_lossy(messages[rank].get(1..).unwrap_or_default()).into_owned()))
+/// What a process says that ends with an error.
+fn failure(message: &[u8]) -> Option<String> {
+    match message.split_first() {
+        Some((&SAID, _)) => None,
+        Some((_, error)) => Some(String::from_utf8_lossy(error).into_owned()),
+        None => Some(String::new()),
+    }
 }
 
 /// What it took to add up the gradients of a step.
@@ -331,14 +353,27 @@ impl Reducer {
         let own = slices[group.rank()].clone();
         received.resize(own.len() * group.size(), 0.0);
         group.all_to_all(values, &counts, received)?;
-        for (i, sum) in values[own.clone()].iter_mut().enumerate() {
-            let of_all = received.iter().skip(i).step_by(own.len());
-            *sum = of_all.map(|value| f64::from(*value)).sum::<f64>() as f32;
-        }
+        add_up(received, &mut values[own.clone()]);
         group.all_gather_slices(values, &counts)?;
         let others = group.size() - 1;
         Ok(4 * (values.len() - own.len() + others * own.len()) as u64)
     }
+}
+
+/// Sums of what all have sent, one slice behind the other: in f64, in the order of the ranks, rounded once. Threads share the work,
+/// which changes nothing.
+fn add_up(received: &[f32], sums: &mut [f32]) {
+    const CHUNK: usize = 4096;
+    let len = sums.len();
+    sums.par_chunks_mut(CHUNK).enumerate().for_each(|(i, sums)| {
+        let mut all = [0.0_f64; CHUNK];
+        let all = &mut all[..sums.len()];
+        for of_rank in received.chunks_exact(len) {
+            let of_rank = &of_rank[CHUNK * i..][..all.len()];
+            all.iter_mut().zip(of_rank).for_each(|(sum, value)| *sum += f64::from(*value));
+        }
+        sums.iter_mut().zip(all).for_each(|(sum, all)| *sum = *all as f32);
+    });
 }
 
 /// The next `len` values from the place `at`, which is moved behind them: tensors, and what of each.
@@ -372,9 +407,13 @@ mod tests {
     /// Of lengths that cut tensors, slices and pieces in all ways, one of them shorter than there are processes.
     #[test]
     fn sums_are_those_in_the_order_of_ranks_however_they_are_cut() {
-        for (processes, lens, most) in
-            [(2, vec![5, 0, 8], 4), (3, vec![1, 1], 100), (4, vec![17, 3, 40], 7), (5, vec![3], 2)]
-        {
+        for (processes, lens, most) in [
+            (3, vec![30_000], 25_000),
+            (2, vec![5, 0, 8], 4),
+            (3, vec![1, 1], 100),
+            (4, vec![17, 3, 40], 7),
+            (5, vec![3], 2),
+        ] {
             let all: usize = lens.iter().sum();
             let expected: Vec<f32> = (0..all)
                 .map(|i| (0..processes).map(|rank| f64::from(values(rank, all)[i])).sum::<f64>() as f32)
@@ -409,19 +448,17 @@ mod tests {
     }
 
     #[test]
-    fn who_fails_is_heard_by_all_and_what_is_wrong_everywhere_is_said_once() {
+    fn who_fails_is_heard_by_all_at_the_place_where_they_are() {
+        let failed = Some("no such file".to_owned());
         let found = together(3, |group| match group.rank() {
-            1 => group.fail("no such file").map_err(GroupError::from).map(|_| ()),
+            1 => group.end(Some("no such file")).map_err(GroupError::from).map(|_| ()),
             _ => group.gather(b"ready").map(|_| ()),
         });
         let heard = Err(GroupError::Failed { rank: 1, message: "no such file".to_owned() });
         assert_eq!(found, [heard.clone(), Ok(()), heard]);
-
-        let says = together(4, |group| {
-            let message = if group.rank() == 2 { "another" } else { "the same" };
-            group.fail(message).expect("all")
-        });
-        assert_eq!(says, [true, false, true, false]);
+        let ends =
+            together(3, |group| group.end((group.rank() == 2).then_some("no such file")).expect("all"));
+        assert!(ends.iter().all(|ends| *ends == [None, None, failed.clone()]), "{ends:?}");
     }
 
     #[test]

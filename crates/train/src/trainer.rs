@@ -574,7 +574,9 @@ impl<'a, 'p> Training<'a, 'p> {
         let mut divergence = match error {
             TrainError::Diverged(divergence) => divergence,
             TrainError::Group(GroupError::Lost(_) | GroupError::Failed { .. }) => {
-                return self.save().err().unwrap_or(error);
+                // What is no checkpoint is not written. Why the run ends stays.
+                let _ = self.save();
+                return error;
             }
             _ => return error,
         };

@@ -31,13 +31,10 @@ fn limit_among(asked: Option<ByteSize>, device: Device, processes: usize) -> Opt
 }
 
 impl MemoryArgs {
-    /// Those of one of so many processes that share the memory of the machine.
-    pub fn of_one(&self, processes: usize) -> Self {
-        let memory = match processes {
-            0 | 1 => self.memory,
-            _ => limit_among(self.memory, Device::Cpu, processes).map(ByteSize),
-        };
-        MemoryArgs { memory, ..self.clone() }
+    /// Those of one of so many processes that share the memory of the machine, and take so many bytes beside what is planned.
+    pub fn of_one(&self, processes: usize, beside: u64) -> Self {
+        let limit = limit_among(self.memory, Device::Cpu, processes);
+        MemoryArgs { memory: limit.map(|limit| ByteSize(limit.saturating_sub(beside))), ..self.clone() }
     }
 
     /// The bytes the run may take on `device`; `None` where nothing is asked for and the system does not tell.

@@ -5,14 +5,14 @@ use std::env;
 use std::fs;
 
 use lorafit_remedy::amounts::counted;
-use lorafit_train::{ALONE, GroupError, Identity, Lost, Mismatch, ProcessGroup, TrainError};
+use lorafit_train::{ALONE, GroupError, Identity, Mismatch, ProcessGroup, TrainError};
 use serde_json::Value;
 
 use crate::args::common::Common;
 use crate::args::flags;
 use crate::args::options::DeviceChoice;
 use crate::args::train::TrainArgs;
-use crate::terminal::error::{self, CliError, SaidElsewhere, Stopped};
+use crate::terminal::error::{self, CliError, Said, Stopped};
 use crate::terminal::host;
 
 /// Flags whose values are paths that may differ from machine to machine. What is in the files is compared by its hash.
@@ -101,44 +101,50 @@ impl Processes {
         }
     }
 
-    /// Parts from the others at the end of a run, which came to `result`. Gives what this process says of it: what went wrong
-    /// everywhere the first says, what went wrong in one that one.
+    /// Parts from the others at the end of a run, which came to `result`. What went wrong everywhere the first process says, what
+    /// went wrong in one that one; then all end.
     pub fn part(self, result: anyhow::Result<()>) -> anyhow::Result<()> {
         let group = &*self.group;
         if group.is_alone() {
             return result;
         }
-        let Err(error) = result else {
-            return group.gather(b"").map(|_| ()).map_err(|error| self.said(error.into()));
+        let result = match result {
+            // Its end is not the others'.
+            Err(error) if group_error(&error).is_some() => Err(error),
+            result => self.end(result),
         };
-        // Nobody waits for others that are to stop.
-        if error.is::<Stopped>() {
-            return Err(error);
-        }
-        if group_error(&error).is_some() {
-            return Err(self.said(error));
-        }
-        match group.fail(&error::message(&error)) {
-            Ok(true) if group.is_first() => Err(error),
-            Ok(true) => Err(self.named(error)),
-            Ok(false) => Err(SaidElsewhere.into()),
-            Err(Lost(_)) => Err(self.named(error)),
+        let Err(error) = result else { return Ok(()) };
+        let speaks = match group_error(&error) {
+            None if error.is::<Stopped>() => return Err(error),
+            Some(GroupError::Lost(_)) => return Err(self.named(error)),
+            Some(GroupError::Failed { .. }) => false,
+            Some(GroupError::Differs { .. }) => group.is_first(),
+            None => !error.is::<Said>(),
+        };
+        // A launcher ends all processes when the first of them ends with an error: it is said before.
+        let code = if speaks { error::exit_code(Err(self.named(error))) } else { 1 };
+        group.wait_for_all().map_err(GroupError::from)?;
+        Err(Said { code }.into())
+    }
+
+    /// Says to the others how this process ends, and hears how they do.
+    fn end(&self, result: anyhow::Result<()>) -> anyhow::Result<()> {
+        let failed = result.as_ref().err().filter(|error| !error.is::<Stopped>()).map(error::message);
+        let ends = self.group.end(failed.as_deref()).map_err(GroupError::from)?;
+        let is_first = || ends.iter().position(|end| *end == failed) == Some(self.group.rank());
+        match ends.iter().any(Option::is_some) {
+            false => result,
+            true if failed.is_some() && is_first() => result,
+            true => Err(Said { code: 1 }.into()),
         }
     }
 
-    /// What this process says of an error that all have, or that another has.
-    fn said(&self, error: anyhow::Error) -> anyhow::Error {
-        match group_error(&error) {
-            Some(GroupError::Failed { .. }) => SaidElsewhere.into(),
-            Some(GroupError::Differs { .. }) if !self.group.is_first() => SaidElsewhere.into(),
-            Some(GroupError::Lost(_)) => self.named(error),
-            Some(GroupError::Differs { .. }) | None => error,
-        }
-    }
-
-    /// An error with the process that it is of.
+    /// An error with the process that it is of; the first speaks for all.
     fn named(&self, error: anyhow::Error) -> anyhow::Error {
         let (rank, size) = (self.group.rank(), self.group.size());
+        if rank == 0 {
+            return error;
+        }
         error.context(format!("process {rank} of {size} (they are counted from 0)"))
     }
 }

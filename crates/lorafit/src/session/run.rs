@@ -10,8 +10,8 @@ use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Tr
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
     BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest, ProcessGroup,
-    ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary, TrainData,
-    TrainError, TrainOptions, largest_micro_batches, machine, train,
+    Reduction, ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary,
+    TrainData, TrainError, TrainOptions, largest_micro_batches, machine, train,
 };
 
 use crate::args::config_file;
@@ -123,11 +123,19 @@ impl<'a> Ready<'a> {
 
     /// What is recomputed so that it fits, with its plan, where so many processes share the machine.
     pub fn choose(&self, processes: usize) -> anyhow::Result<(Recompute, MemoryPlan)> {
-        let (request, memory) = (self.request(), self.args.memory.of_one(processes));
-        let device = self.base.model.device();
+        let (request, device) = (self.request(), self.base.model.device());
+        // Where several processes add up their gradients.
+        let (memory, beside) = match self.group.size() {
+            1 => (self.args.memory.clone(), 0),
+            _ => {
+                let beside = Reduction::buffer_bytes(self.trained.parameters(self.base));
+                (self.args.memory.of_one(processes, beside), beside)
+            }
+        };
         let chosen = memory.choose(&request, device)?;
         match (chosen, self.args.method) {
-            (Ok((recompute, plan)), _) => {
+            (Ok((recompute, mut plan)), _) => {
+                plan.gradients += beside;
                 reserve(device, &plan)?;
                 Ok((recompute, plan))
             }

@@ -77,10 +77,13 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
 #[error("stopped")]
 pub struct Stopped;
 
-/// A verb that ended since another process of the same run did, which says why.
+/// A verb of which it is said already, here or by another process of the same run, why it ended.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("another process says why")]
-pub struct SaidElsewhere;
+#[error("it is said already why")]
+pub struct Said {
+    /// The exit code of the process.
+    pub code: u8,
+}
 
 /// How a verb failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,8 +162,8 @@ pub fn exit_code(result: anyhow::Result<()>) -> u8 {
     if error.chain().any(is_broken_pipe) {
         return 0;
     }
-    if error.is::<SaidElsewhere>() {
-        return 1;
+    if let Some(Said { code }) = error.downcast_ref() {
+        return *code;
     }
     let colour = output::has_colour(&io::stderr());
     let code = match failed(&error) {

@@ -20,6 +20,7 @@ mod objectives;
 mod pairs;
 mod preferences;
 mod preset;
+mod processes;
 mod reference;
 mod resume;
 mod rows;
