@@ -73,7 +73,7 @@ impl RunHistory {
                 MetricsLine::Taken(record) => {
                     // A run that went on from a checkpoint takes later steps again.
                     truncate_from(&mut steps, record.step, |step| step.step);
-                    steps.push(record);
+                    steps.push(*record);
                 }
                 MetricsLine::Skipped(record) => skips.push(record),
             }

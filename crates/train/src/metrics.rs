@@ -66,7 +66,7 @@ pub struct SkipRecord {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(crate) enum MetricsLine {
-    Taken(StepRecord),
+    Taken(Box<StepRecord>),
     Skipped(SkipRecord),
 }
 

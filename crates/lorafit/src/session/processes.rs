@@ -29,7 +29,10 @@ impl Processes {
     /// Joins those that were started together. A call of a program that embeds the library joins nobody.
     pub fn join() -> anyhow::Result<Self> {
         let launched = Launched::find(|name| env::var(name).ok());
-        let group: Box<dyn ProcessGroup> = match launched.filter(|_| host::host().is_none()) {
+        // One process has nobody to join.
+        let is_with_others = |launched: &Launched| launched.count.is_none_or(|(_, count)| count > 1);
+        let launched = launched.filter(is_with_others).filter(|_| host::host().is_none());
+        let group: Box<dyn ProcessGroup> = match launched {
             Some(launched) => join(launched)?,
             None => Box::new(ALONE),
         };
@@ -224,7 +227,7 @@ fn join(_launched: Launched) -> anyhow::Result<Box<dyn ProcessGroup>> {
 #[cfg(not(feature = "mpi"))]
 fn join(launched: Launched) -> anyhow::Result<Box<dyn ProcessGroup>> {
     match launched.count {
-        Some((variable, count)) if count > 1 => {
+        Some((variable, count)) => {
             let text = format!(
                 "this is one of {count} processes that were started together ({variable}), and this lorafit is built without MPI: \
                  each would train the whole run"
@@ -233,7 +236,7 @@ fn join(launched: Launched) -> anyhow::Result<Box<dyn ProcessGroup>> {
                 .hint("build it with `cargo build --release -p lorafit --features mpi`, or start one process without mpirun")
                 .into())
         }
-        Some(_) | None => Ok(Box::new(ALONE)),
+        None => Ok(Box::new(ALONE)),
     }
 }
 
