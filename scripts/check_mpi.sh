@@ -15,4 +15,5 @@ if ! command -v "${MPICC:-mpicc}" > /dev/null || ! command -v mpirun > /dev/null
 fi
 
 cargo build --locked -p lorafit -p lorafit-mpi --features lorafit/mpi,lorafit-mpi/mpi --bin lorafit --example exchange
+cargo clippy --locked -p lorafit-mpi --features mpi --all-targets -- -D warnings
 exec python3 scripts/check_mpi.py "$root/target/debug" "$@"

@@ -7,11 +7,12 @@ use lorafit_train::{Lost, ProcessGroup};
 
 use crate::sys::{Code, Exchange, Layout, Process};
 
-/// How long a process that is to stop waits for the others to come to where it is. Open MPI ends processes a second after it
-/// has asked them to stop, and a checkpoint is yet to be written.
+/// How long the first process, if it is to stop, waits for the others to come to where it is. Open MPI ends processes a second after
+/// it has asked them to stop, and a checkpoint is yet to be written.
 const PATIENCE: Duration = Duration::from_millis(400);
-/// How long it waits at its end, where it has nothing left to do.
-const PATIENCE_AT_END: Duration = Duration::from_secs(10);
+/// How long a process waits that is to stop and has nothing to save. The first may be in the middle of a step, and where another
+/// ends before, a launcher would end it there.
+const PATIENCE_OF_OTHERS: Duration = Duration::from_secs(60);
 /// How often a process asks in vain whether the others have come, before it leaves the core to others for longer.
 const BUSY: u32 = 2000;
 /// How long that is.
@@ -49,14 +50,19 @@ pub struct Mpi {
 }
 
 impl Mpi {
-    /// Joins the processes that were started together; alone if there are no others. Where `is_stopped`, nobody is waited for
-    /// longer than 0.4 seconds.
+    /// Joins the processes that were started together; alone if there are no others. Where `is_stopped`, the first process waits for
+    /// nobody longer than 0.4 seconds, another for a minute.
     ///
     /// # Errors
     /// MPI that cannot begin, or has begun in this process before.
     pub fn join(is_stopped: fn() -> bool) -> Result<Self, MpiError> {
         let process = Process::begin().map_err(|code| MpiError::Mpi(code.to_string()))?;
         Ok(Mpi { process: process.ok_or(MpiError::Again)?, is_stopped })
+    }
+
+    /// How long this process waits if it is to stop.
+    fn patience(&self) -> Duration {
+        if self.process.rank == 0 { PATIENCE } else { PATIENCE_OF_OTHERS }
     }
 
     /// Which MPI this is, in its own words.
@@ -81,7 +87,7 @@ impl Mpi {
             if (self.is_stopped)() && stopped.get_or_insert_with(Instant::now).elapsed() > patience {
                 self.process.abandon();
                 return Err(Lost(format!(
-                    "asked to stop, this process waited for the others for {} s: they are gone, or in the middle of a step",
+                    "asked to stop, this process waited {} s for the others: they are gone, or in the middle of a step",
                     patience.as_secs_f64()
                 )));
             }
@@ -135,11 +141,11 @@ impl ProcessGroup for Mpi {
     }
 
     fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
-        self.gather(message, PATIENCE)
+        self.gather(message, self.patience())
     }
 
     fn all_gather_at_end(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
-        self.gather(message, PATIENCE_AT_END)
+        self.gather(message, PATIENCE_OF_OTHERS)
     }
 
     fn all_to_all(
@@ -151,8 +157,8 @@ impl ProcessGroup for Mpi {
         let layout = Self::layout(counts.iter().copied())?;
         let of_own = Self::layout(counts.iter().map(|_| counts[self.rank()]))?;
         let (given, room) = (mem::take(values), mem::take(received));
-        let done =
-            self.exchange(Exchange::ToAll { values: given, layout, received: room, of_own }, PATIENCE)?;
+        let done = self
+            .exchange(Exchange::ToAll { values: given, layout, received: room, of_own }, self.patience())?;
         let Exchange::ToAll { values: given, received: got, .. } = done else {
             unreachable!("what was begun")
         };
@@ -162,7 +168,7 @@ impl ProcessGroup for Mpi {
 
     fn all_gather_slices(&self, values: &mut Vec<f32>, counts: &[usize]) -> Result<(), Lost> {
         let layout = Self::layout(counts.iter().copied())?;
-        let done = self.exchange(Exchange::Slices { values: mem::take(values), layout }, PATIENCE)?;
+        let done = self.exchange(Exchange::Slices { values: mem::take(values), layout }, self.patience())?;
         let Exchange::Slices { values: all, .. } = done else { unreachable!("what was begun") };
         *values = all;
         Ok(())

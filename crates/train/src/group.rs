@@ -43,8 +43,8 @@ pub trait ProcessGroup: Debug {
     fn all_gather_at_end(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, Lost> {
         self.all_gather(message)
     }
-    /// Sends each process its slice of `values`, in the order of the ranks and of lengths `counts`. `received`, which is as long as
-    /// all of them, gets the slice that each process has for this one, in the order of the ranks.
+    /// Sends each process its slice of `values`, in the order of the ranks and of lengths `counts`. `received` gets the slice that
+    /// each process has for this one, in the order of the ranks; it has room for them, all of the same length.
     ///
     /// # Errors
     /// A process that is gone. Both are empty then: an exchange that nobody waits for may still use their memory.
@@ -155,7 +155,7 @@ impl dyn ProcessGroup + '_ {
     /// Hands a message to all, and gives those of all.
     ///
     /// # Errors
-    /// A process that is gone, or one that [ended](Self::end) instead, with an error.
+    /// A process that is gone, or one that ended instead, with an error.
     pub fn gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, GroupError> {
         let mut messages = self.all_gather(&[&[SAID], message].concat())?;
         let failed = messages.iter().enumerate().find_map(|(rank, message)| Some((rank, failure(message)?)));
@@ -191,7 +191,7 @@ impl dyn ProcessGroup + '_ {
     /// Gives all what each has computed; `None` if one of them was stopped before it had.
     ///
     /// # Errors
-    /// As [`Self::gather`].
+    /// As of `gather`.
     pub(crate) fn gather_values(&self, own: Option<Vec<f64>>) -> Result<Option<Vec<Vec<f64>>>, GroupError> {
         if self.is_alone() {
             return Ok(own.map(|own| vec![own]));
@@ -212,7 +212,7 @@ impl dyn ProcessGroup + '_ {
     /// Gives all the sums of what each has computed, in the order of the ranks; `None` if one of them was stopped before it had.
     ///
     /// # Errors
-    /// As [`Self::gather`].
+    /// As of `gather`.
     pub(crate) fn add_up<const N: usize>(
         &self,
         own: Option<[f64; N]>,
@@ -242,7 +242,7 @@ impl dyn ProcessGroup + '_ {
     /// Refuses processes of which one has another value of something than the first.
     ///
     /// # Errors
-    /// As [`Self::gather`]; [`GroupError::Differs`], with the same words on all processes.
+    /// As of `gather`; [`GroupError::Differs`], with the same words on all processes.
     pub fn check_equal(&self, what: &str, value: &[u8]) -> Result<(), GroupError> {
         let values = self.gather(value)?;
         match values.iter().position(|value| *value != values[0]) {

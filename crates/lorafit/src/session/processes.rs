@@ -217,6 +217,21 @@ impl Launched {
     }
 }
 
+/// The MPI that this program is built with, in its own words.
+pub fn mpi() -> Option<String> {
+    #[cfg(feature = "mpi")]
+    {
+        // Open MPI goes on with when and where it was built, MPICH with how.
+        let said = lorafit_mpi::Mpi::library();
+        let name = said.split([',', '\n']).next().unwrap_or_default();
+        Some(name.split_whitespace().collect::<Vec<_>>().join(" "))
+    }
+    #[cfg(not(feature = "mpi"))]
+    {
+        None
+    }
+}
+
 #[cfg(feature = "mpi")]
 fn join(_launched: Launched) -> anyhow::Result<Box<dyn ProcessGroup>> {
     let joined = lorafit_mpi::Mpi::join(crate::terminal::interrupt::asked);

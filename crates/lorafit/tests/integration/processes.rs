@@ -1,4 +1,4 @@
-//! Processes that were started together, as the variables of their launcher say. Runs of several processes are those of
+//! Processes that were started together, as the variables of their launcher say, and a program without MPI. Runs of several processes are those of
 //! `scripts/check_mpi.sh`.
 
 use std::process::Command;
@@ -7,7 +7,6 @@ use crate::common::{chat_model, place};
 
 /// Without MPI each of them would train the whole run, into one folder.
 #[test]
-#[cfg(not(feature = "mpi"))]
 fn a_program_without_mpi_refuses_to_be_one_of_several_processes() {
     let folder = place(4);
     let train = |variables: &[(&str, &str)]| {
