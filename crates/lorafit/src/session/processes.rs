@@ -104,8 +104,8 @@ impl Processes {
         }
     }
 
-    /// Parts from the others at the end of a run, which came to `result`. What went wrong everywhere the first process says, what
-    /// went wrong in one that one; then all end.
+    /// Parts from the others at the end of a run, which came to `result`. An error that all have is said by the first process, an
+    /// error of one by that one; then all end.
     pub fn part(self, result: anyhow::Result<()>) -> anyhow::Result<()> {
         let group = &*self.group;
         if group.is_alone() {

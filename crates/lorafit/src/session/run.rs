@@ -171,10 +171,7 @@ impl<'a> Ready<'a> {
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
-            origin: Origin {
-                processes: (self.group.size() > 1).then_some(self.group.size()),
-                ..origin(base)
-            },
+            origin: origin(base, self.group.size()),
         };
         let checkpoint = self.resumption.checkpoint.as_ref();
         let mut run = match (lock, checkpoint) {
@@ -258,8 +255,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// How a run that begins now is begun.
-fn origin(base: &Base) -> Origin {
+/// How a run that begins now is begun, in so many processes.
+fn origin(base: &Base, processes: usize) -> Origin {
     let device = base.model.device();
     Origin {
         command: Some(made::command()),
@@ -269,7 +266,7 @@ fn origin(base: &Base) -> Origin {
             Device::Cuda(_) => device.name(),
         }),
         threads: Some(rayon::current_num_threads()),
-        processes: None,
+        processes: (processes > 1).then_some(processes),
     }
 }
 
