@@ -48,12 +48,8 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
         // The first process speaks for all.
         (args.common.quiet, args.safety.log) = (true, LogFormat::Text);
     }
-    if args.print_config && !group.is_first() {
-        return Ok(());
-    }
     if args.print_config {
-        output::line(args.to_print(&given.with_keys_of::<TrainArgs>(args.config.as_deref())?)?.trim_end())?;
-        return Ok(());
+        return if group.is_first() { print_config(&args, given) } else { Ok(()) };
     }
     args.check_adapter(given)?;
     let Some(out) = &args.out.clone() else { unreachable!("resolve asks for it") };
@@ -109,7 +105,7 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
         return if summary.interrupted { Err(Stopped.into()) } else { Ok(()) };
     }
     watcher.reductions.in_words().iter().for_each(|line| watcher.progress.note(line));
-    tell_end(&mut watcher.progress, &args, out, &summary);
+    tell_end(&mut watcher.progress, &args, out, &summary, group.size());
     if args.method == Method::Lora {
         let command = format!("lorafit train --resume {} ", out.display());
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
@@ -126,6 +122,11 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
         // Scripts see by the code that it did not run to the end.
         return Err(Stopped.into());
     }
+    Ok(())
+}
+
+fn print_config(args: &TrainArgs, given: &Given) -> anyhow::Result<()> {
+    output::line(args.to_print(&given.with_keys_of::<TrainArgs>(args.config.as_deref())?)?.trim_end())?;
     Ok(())
 }
 
@@ -336,7 +337,7 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
     Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all") } else { line })
 }
 
-fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary) {
+fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary, processes: usize) {
     let how = match (summary.interrupted, summary.stopped_early) {
         (true, _) => RunState::Stopped.name(),
         // The verdict says why.
@@ -373,8 +374,9 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
         Method::Full => progress.note(&format!("model saved in {}", RunFolder::model_dir(run).display())),
     }
     if summary.interrupted {
-        progress
-            .note(&format!("go on with lorafit train --resume {}", shell_word(&run.display().to_string())));
+        let launcher = if processes > 1 { format!("mpirun -n {processes} ") } else { String::new() };
+        let folder = shell_word(&run.display().to_string());
+        progress.note(&format!("go on with {launcher}lorafit train --resume {folder}"));
     }
 }
 
