@@ -9,7 +9,7 @@ script says what it lacks.
 import subprocess
 import sys
 
-CRATES = ["lorafit-remedy", "lorafit-kernels", "lorafit-data", "lorafit-model", "lorafit-train", "lorafit-serve", "lorafit"]
+CRATES = ["lorafit-remedy", "lorafit-kernels", "lorafit-data", "lorafit-model", "lorafit-train", "lorafit-serve", "lorafit-mpi", "lorafit"]
 # Dependencies of the program and its tests alone, and all, with macros and build scripts.
 EDGES = ["normal,dev,no-proc-macro", "normal,build,dev"]
 

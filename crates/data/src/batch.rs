@@ -14,6 +14,8 @@
 //!
 //! Where the loss is of whole replies, [`Batch::owned`] says beside of which samples each target is.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::ops::Range;
 
 use crate::samples::{Groups, SampleRef, Samples};
@@ -279,6 +281,80 @@ pub fn cut_groups(
     let samples_of =
         |range: Range<usize>| order[range].iter().flat_map(|unit| unit.samples.clone()).collect();
     greedy_cuts(&sizes, high).into_iter().map(samples_of).collect()
+}
+
+/// Divides the groups `indices` among `parts`, so that the part with the most tokens has few. Where there are fewer groups than
+/// parts some are empty. The result depends on nothing else.
+///
+/// With `share` the tokens of a part are those of [`Batch::share`]: whether it is better to bring groups that begin alike
+/// together, or to divide them by their lengths, is found by doing both.
+pub fn divide(
+    samples: &Samples,
+    groups: &Groups,
+    indices: &[usize],
+    parts: usize,
+    share: bool,
+) -> Vec<Vec<usize>> {
+    let units: Vec<Unit> = indices.iter().map(|&i| Unit::of(samples, groups.range(i), share)).collect();
+    let by_length = by_length(&units, parts);
+    let by_prefix = if share { by_prefix(&units, parts) } else { Vec::new() };
+    let most = |divided: &[Vec<usize>]| {
+        let tokens = |part: &Vec<usize>| in_one_tree(&units, part, share);
+        divided.iter().map(tokens).max().unwrap_or(usize::MAX)
+    };
+    let mut chosen = if most(&by_prefix) < most(&by_length) { by_prefix } else { by_length };
+    for part in &mut chosen {
+        part.sort_unstable();
+        part.iter_mut().for_each(|place| *place = indices[*place]);
+    }
+    chosen
+}
+
+/// The longest first, each to the part that has the least so far.
+fn by_length(units: &[Unit], parts: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    order.sort_by_key(|&place| Reverse(units[place].tokens));
+    let mut divided = vec![Vec::new(); parts];
+    let mut least: BinaryHeap<Reverse<(usize, usize)>> = (0..parts).map(|part| Reverse((0, part))).collect();
+    for place in order {
+        let Some(Reverse((tokens, part))) = least.pop() else { break };
+        divided[part].push(place);
+        least.push(Reverse((tokens + units[place].tokens, part)));
+    }
+    divided
+}
+
+/// Neighbours in the order of their prefixes, as even as that allows; none if that needs more parts.
+fn by_prefix(units: &[Unit], parts: usize) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..units.len()).collect();
+    order.sort_by_key(|&place| units[place].prefix);
+    let sizes: Vec<(usize, usize)> = (0..order.len())
+        .map(|at| {
+            let before = at.checked_sub(1).map(|before| &units[order[before]]);
+            let shared = before.map_or(0, |before| common_prefix(before.prefix, units[order[at]].prefix));
+            (units[order[at]].tokens, shared)
+        })
+        .collect();
+    let (mut low, mut high) = (0, sizes.iter().map(|(tokens, _)| tokens).sum());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if greedy_cuts(&sizes, middle).len() > parts { low = middle + 1 } else { high = middle }
+    }
+    let mut divided: Vec<Vec<usize>> =
+        greedy_cuts(&sizes, high).into_iter().map(|range| order[range].to_vec()).collect();
+    divided.resize(parts.max(divided.len()), Vec::new());
+    divided
+}
+
+/// Tokens of some units, of their tree with `share`.
+fn in_one_tree(units: &[Unit], part: &[usize], share: bool) -> usize {
+    let mut prefixes: Vec<&[u32]> = part.iter().map(|&place| units[place].prefix).collect();
+    let all: usize = part.iter().map(|&place| units[place].tokens).sum();
+    if !share {
+        return all;
+    }
+    prefixes.sort_unstable();
+    all - prefixes.windows(2).map(|pair| common_prefix(pair[0], pair[1])).sum::<usize>()
 }
 
 /// Samples that stay together.

@@ -50,7 +50,7 @@ pub mod statistics;
 pub mod template;
 pub mod tokenizer;
 
-pub use batch::{Batch, Owner, Owners, Segment, Target, cut, cut_groups};
+pub use batch::{Batch, Owner, Owners, Segment, Target, cut, cut_groups, divide};
 pub use cache::Cache;
 pub use choices::{Choice, Choices};
 pub use classes::{MOST_LABELS, labels, reply_ids, text_ids};

@@ -53,15 +53,19 @@ impl Gradients {
             .chain(&self.head)
     }
 
-    /// Sets every gradient to zero.
-    pub fn clear(&mut self) {
+    /// All gradients, writable, in an order of their own that is always the same.
+    pub fn tensors_mut(&mut self) -> Vec<&mut Tensor> {
         let Gradients { embedding, positions, blocks, norm, head, embedding_factors, tokens, head_factors } =
             self;
         let of_head = head_factors.iter_mut().flat_map(GroupGradients::tensors_mut);
         let outer = [embedding, positions, head].into_iter().flatten().chain(norm.all_mut()).chain(of_head);
         let outer = outer.chain(embedding_factors.iter_mut().flatten()).chain(tokens.iter_mut().flatten());
-        let all = outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut));
-        elementwise::clear(&mut all.collect::<Vec<_>>());
+        outer.chain(blocks.iter_mut().flat_map(BlockGradients::all_mut)).collect()
+    }
+
+    /// Sets every gradient to zero.
+    pub fn clear(&mut self) {
+        elementwise::clear(&mut self.tensors_mut());
     }
 
     /// The first place that has a slot: backward ends there.

@@ -123,10 +123,22 @@ pub(crate) fn evaluate_in(
     buffers: &mut Buffers,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<ClassEvaluation> {
-    let indices: Vec<usize> = (0..samples.len()).collect();
+    let all: Vec<usize> = (0..samples.len()).collect();
+    Some(ClassEvaluation::of(samples, scores_in(model, adapter, (samples, &all), how, buffers, stop)?))
+}
+
+/// What the head gives each of the samples `indices`; nothing of the others. `None` if it is to `stop`.
+pub(crate) fn scores_in(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    (samples, indices): (&Samples, &[usize]),
+    how: Cut,
+    buffers: &mut Buffers,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<Vec<Vec<f32>>> {
     let labels = model.config().outputs();
     let mut scores: Vec<Vec<f32>> = vec![Vec::new(); samples.len()];
-    for micro in cut(samples, &indices, how) {
+    for micro in cut(samples, indices, how) {
         if stop() {
             return None;
         }
@@ -135,14 +147,21 @@ pub(crate) fn evaluate_in(
             scores[micro.sample(place)] = found[target * labels..(target + 1) * labels].to_vec();
         });
     }
-    let expected: Vec<u32> = samples.iter().map(|sample| sample.ids[sample.len() - 1]).collect();
-    let answers: Vec<u32> = scores.iter().map(|scores| likeliest(scores)).collect();
-    let total: f64 = scores.iter().zip(&expected).map(|(scores, label)| loss(scores, *label)).sum();
-    Some(ClassEvaluation {
-        loss: total / samples.len() as f64,
-        metrics: ClassMetrics::of(&expected, &answers),
-        scores,
-    })
+    Some(scores)
+}
+
+impl ClassEvaluation {
+    /// Of samples that the head gives these scores.
+    pub(crate) fn of(samples: &Samples, scores: Vec<Vec<f32>>) -> Self {
+        let expected: Vec<u32> = samples.iter().map(|sample| sample.ids[sample.len() - 1]).collect();
+        let answers: Vec<u32> = scores.iter().map(|scores| likeliest(scores)).collect();
+        let total: f64 = scores.iter().zip(&expected).map(|(scores, label)| loss(scores, *label)).sum();
+        ClassEvaluation {
+            loss: total / samples.len() as f64,
+            metrics: ClassMetrics::of(&expected, &answers),
+            scores,
+        }
+    }
 }
 
 /// What the head of a model that scores texts gives the text with these tokens.

@@ -55,17 +55,36 @@ pub(crate) fn evaluate_in(
     buffers: &mut Buffers,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<Evaluation> {
-    let indices: Vec<usize> = (0..samples.len()).collect();
+    let all: Vec<usize> = (0..samples.len()).collect();
+    Some(Evaluation::of(samples, sum_in(model, adapter, (samples, &all), how, buffers, stop)?))
+}
+
+/// The losses of all supervised tokens of the samples `indices`, added up; `None` if it is to `stop`.
+pub(crate) fn sum_in(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    (samples, indices): (&Samples, &[usize]),
+    how: Cut,
+    buffers: &mut Buffers,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<f64> {
     let mut sum = 0.0;
-    for micro in cut(samples, &indices, how) {
+    for micro in cut(samples, indices, how) {
         if stop() {
             return None;
         }
         sum += model.loss(adapter, micro.stream(), buffers).total();
     }
-    let supervised: usize = samples.iter().map(SampleRef::supervised_tokens).sum();
-    let loss = sum / supervised as f64;
-    Some(Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 })
+    Some(sum)
+}
+
+impl Evaluation {
+    /// Of samples whose losses add up to `sum`.
+    pub(crate) fn of(samples: &Samples, sum: f64) -> Self {
+        let supervised: usize = samples.iter().map(SampleRef::supervised_tokens).sum();
+        let loss = sum / supervised as f64;
+        Evaluation { loss, perplexity: loss.exp(), supervised_tokens: supervised as u64 }
+    }
 }
 
 /// Greedy answers to every row.

@@ -73,7 +73,7 @@ impl RunHistory {
                 MetricsLine::Taken(record) => {
                     // A run that went on from a checkpoint takes later steps again.
                     truncate_from(&mut steps, record.step, |step| step.step);
-                    steps.push(record);
+                    steps.push(*record);
                 }
                 MetricsLine::Skipped(record) => skips.push(record),
             }
@@ -239,6 +239,7 @@ mod tests {
             tokens_per_s: 20.0,
             peak_rss_bytes: 1,
             peak_device_bytes: None,
+            reduction: None,
             preference: None,
         };
         serde_json::to_string(&record).unwrap()

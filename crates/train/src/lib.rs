@@ -49,6 +49,7 @@ mod card;
 mod checkpoint;
 mod classify;
 mod evaluate;
+mod group;
 mod guard;
 mod history;
 mod identity;
@@ -100,6 +101,7 @@ pub use evaluate::{
     Answer, AnswerError, Answering, Answers, Draw, End, Evaluation, SIDE_BY_SIDE, answer, evaluate,
     evaluate_until, sample,
 };
+pub use group::{ALONE, Alone, GroupError, Lost, ProcessGroup, Reduction};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{LossOver, RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};

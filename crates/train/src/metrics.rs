@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::classify::ClassMetrics;
+use crate::group::Reduction;
 use crate::guard::{Culprit, Refusal};
 use crate::number::number_or_null;
 use crate::preference::PreferenceMetrics;
@@ -43,6 +44,9 @@ pub struct StepRecord {
         skip_serializing_if = "Option::is_none"
     )]
     pub preference: Option<PreferenceMetrics>,
+    /// Of several processes: what it took to add up their gradients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reduction: Option<Reduction>,
 }
 
 /// A line of `metrics.jsonl` in place of a [`StepRecord`]: a step that was computed and not taken.
@@ -62,7 +66,7 @@ pub struct SkipRecord {
 #[derive(Deserialize)]
 #[serde(untagged)]
 pub(crate) enum MetricsLine {
-    Taken(StepRecord),
+    Taken(Box<StepRecord>),
     Skipped(SkipRecord),
 }
 

@@ -39,7 +39,7 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// The adapter's factors.
     pub adapter: u64,
-    /// Gradients of what is trained.
+    /// Gradients of what is trained, and where several processes add them up.
     pub gradients: u64,
     /// The optimizer's moments, and the average of what is trained.
     pub optimizer: u64,

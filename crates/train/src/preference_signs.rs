@@ -99,6 +99,7 @@ mod tests {
             tokens_per_s: 10.0,
             peak_rss_bytes: 1,
             peak_device_bytes: None,
+            reduction: None,
             preference: Some(PreferenceMetrics {
                 chosen_reward: Some(chosen),
                 margin: Some(margin),

@@ -40,7 +40,7 @@ use crate::plan::MemoryPlan;
 use crate::run_error::{CheckpointError, RunError, io_error, save_error};
 use crate::run_info::{Origin, RunInfo};
 use crate::saved;
-use crate::storage::{Disk, Storage, free_bytes};
+use crate::storage::{Disk, Nowhere, Storage, free_bytes};
 use crate::tensorboard::EventFile;
 use crate::verdict::Verdict;
 
@@ -91,7 +91,9 @@ fn fingerprints(sets: &[Option<&Samples>]) -> Vec<Option<String>> {
 /// An open run folder.
 #[derive(Debug)]
 pub struct RunFolder {
-    lock: RunLock,
+    dir: PathBuf,
+    /// The right to write there; `None` of a process that is not the first of its group, which writes nothing.
+    lock: Option<RunLock>,
     storage: Box<dyn Storage>,
     info: RunInfo,
     metrics: JsonLines,
@@ -133,7 +135,15 @@ impl RunFolder {
             JsonLines::create(&*storage, path.clone()).map_err(io_error(&path))
         };
         let (metrics, evaluations) = (open(METRICS)?, open(EVALUATIONS)?);
-        let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        let run = RunFolder {
+            dir: dir.to_owned(),
+            storage,
+            info,
+            metrics,
+            evaluations,
+            events: None,
+            lock: Some(lock),
+        };
         run.remove(MARGINS)?;
         run.write_config()?;
         Ok(run)
@@ -165,7 +175,15 @@ impl RunFolder {
         };
         let metrics = open(METRICS, state.metrics_lines)?;
         let evaluations = open(EVALUATIONS, state.evaluation_lines)?;
-        let run = RunFolder { storage, info, metrics, evaluations, events: None, lock };
+        let run = RunFolder {
+            dir: dir.to_owned(),
+            storage,
+            info,
+            metrics,
+            evaluations,
+            events: None,
+            lock: Some(lock),
+        };
         if let Some(margins) = PairMargins::read(run.dir()) {
             run.write_margins(&margins.until(state.step))?;
         }
@@ -173,9 +191,23 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// The folder `dir` as a process sees it to which it does not belong: what it is told to write, the first process of its
+    /// group writes.
+    pub fn of_another(dir: &Path, info: RunInfo) -> Self {
+        let storage: Box<dyn Storage> = Box::new(Nowhere);
+        let open = |name: &str| JsonLines::create(&*storage, dir.join(name)).expect("nothing is written");
+        let (metrics, evaluations) = (open(METRICS), open(EVALUATIONS));
+        RunFolder { dir: dir.to_owned(), lock: None, storage, info, metrics, evaluations, events: None }
+    }
+
+    /// Whether this process writes it.
+    fn is_own(&self) -> bool {
+        self.lock.is_some()
+    }
+
     /// Where the run is.
     pub fn dir(&self) -> &Path {
-        self.lock.dir()
+        &self.dir
     }
 
     fn write_config(&self) -> Result<(), RunError> {
@@ -271,6 +303,9 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be made.
     pub fn write_events(&mut self, first: u64, settings: &Map<String, Value>) -> Result<(), RunError> {
+        if !self.is_own() {
+            return Ok(());
+        }
         let dir = self.dir().join(TENSORBOARD);
         let mut events = EventFile::create(&*self.storage, &dir, first).map_err(io_error(&dir))?;
         events.hyper_parameters(settings).map_err(io_error(&dir))?;
@@ -318,6 +353,9 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written; it is then as it was.
     pub(crate) fn record_margins(&self, step: u64, margins: Vec<f64>) -> Result<(), RunError> {
+        if !self.is_own() {
+            return Ok(());
+        }
         let before = PairMargins::read(self.dir()).unwrap_or_default();
         self.write_margins(&before.with(step, margins))
     }
@@ -351,7 +389,7 @@ impl RunFolder {
     }
 
     fn in_events(&mut self, write: impl FnOnce(&mut EventFile) -> io::Result<()>) -> Result<(), RunError> {
-        let dir = self.lock.dir().join(TENSORBOARD);
+        let dir = self.dir.join(TENSORBOARD);
         let shown = self.events.as_mut().map_or(Ok(()), write);
         if shown.is_err() {
             // Nothing can be read behind half a record, so the curves end here.
@@ -397,6 +435,9 @@ impl RunFolder {
         parameters: &Parameters<'_>,
         evaluation: Option<&EvaluationRecord>,
     ) -> Result<(), RunError> {
+        if !self.is_own() {
+            return Ok(());
+        }
         let dir = Self::average_dir(self.dir());
         self.save_in(&dir, &dir, parameters)?;
         let path = dir.join(AVERAGE_EVALUATION);
@@ -420,10 +461,16 @@ impl RunFolder {
     /// # Errors
     /// A file that cannot be written or removed.
     pub fn write_card(&self, dir: &Path, text: Option<&str>) -> Result<bool, RunError> {
+        if !self.is_own() {
+            return Ok(false);
+        }
         card::write(&*self.storage, dir, text).map_err(io_error(&dir.join(card::CARD)))
     }
 
     fn save_in(&self, dir: &Path, model_dir: &Path, parameters: &Parameters<'_>) -> Result<(), RunError> {
+        if !self.is_own() {
+            return Ok(());
+        }
         saved::save_result(&*self.storage, dir, model_dir, parameters, &self.info)
             .map_err(|source| save_error(dir, source, saved::result_bytes(parameters, &self.info)))
     }
@@ -453,17 +500,23 @@ impl RunFolder {
         held: Held<'_>,
         keep: usize,
     ) -> Result<PathBuf, RunError> {
+        if !self.is_own() {
+            return Ok(self.dir.clone());
+        }
         let needed = held.bytes();
-        self.storage.create_dir_all(self.lock.dir()).map_err(io_error(self.lock.dir()))?;
+        self.storage.create_dir_all(&self.dir).map_err(io_error(&self.dir))?;
         self.sync()?;
         (state.metrics_lines, state.evaluation_lines) = (self.metrics.lines(), self.evaluations.lines());
-        let (storage, dir) = (&*self.storage, self.lock.dir());
+        let (storage, dir) = (&*self.storage, &*self.dir);
         let content = Content { state, info: &self.info, held };
         checkpoint::save(storage, dir, keep, &content).map_err(|source| save_error(dir, source, needed))
     }
 
     /// Removes all but the last `keep` checkpoints: what a run that was killed right after saving did not come to.
     pub(crate) fn prune_checkpoints(&self, keep: usize) {
+        if !self.is_own() {
+            return;
+        }
         checkpoint::prune(&*self.storage, self.dir(), keep);
     }
 
@@ -472,6 +525,9 @@ impl RunFolder {
     /// # Errors
     /// [`RunError::NoSpace`].
     pub(crate) fn check_space(&self, held: Held<'_>, checkpoints: usize) -> Result<(), RunError> {
+        if !self.is_own() {
+            return Ok(());
+        }
         // That of the run, the best one, and the averaged one.
         let copies = if held.average.is_some() { 3 } else { 2 };
         let results = copies * saved::result_bytes(held.parameters, &self.info);

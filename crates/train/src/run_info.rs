@@ -39,6 +39,9 @@ pub struct Origin {
     /// Threads that compute.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<usize>,
+    /// Processes that trained together, if there were several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processes: Option<usize>,
 }
 
 /// What goes beside the weights of a model, or of an adapter, that is saved.

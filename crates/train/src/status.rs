@@ -94,7 +94,7 @@ impl RunStatus {
         let taken: Vec<&StepRecord> = lines
             .iter()
             .filter_map(|line| match line {
-                MetricsLine::Taken(record) => Some(record),
+                MetricsLine::Taken(record) => Some(&**record),
                 MetricsLine::Skipped(_) => None,
             })
             .collect();

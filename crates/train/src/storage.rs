@@ -93,6 +93,46 @@ impl Storage for Disk {
     }
 }
 
+/// No file system: all that is written is gone, and that is right.
+#[derive(Debug)]
+pub(crate) struct Nowhere;
+
+impl StorageFile for io::Sink {
+    fn sync(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Storage for Nowhere {
+    fn create_dir_all(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn create(&self, _path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(io::sink()))
+    }
+
+    fn append(&self, _path: &Path) -> io::Result<Box<dyn StorageFile>> {
+        Ok(Box::new(io::sink()))
+    }
+
+    fn sync_dir(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn rename(&self, _from: &Path, _to: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove_file(&self, _path: &Path) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn remove_dir_all(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl dyn Storage + '_ {
     /// Writes a new file and syncs it.
     pub(crate) fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {

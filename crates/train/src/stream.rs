@@ -82,6 +82,11 @@ impl Cut {
     pub(crate) fn of(config: &Config, budget: usize, share: bool) -> Self {
         Cut { budget, share: share && !config.depends_on_length() }
     }
+
+    /// Whether what samples begin with alike is computed once.
+    pub(crate) fn shares(self) -> bool {
+        self.share
+    }
 }
 
 /// Cuts the samples `indices` into micro-batches.

@@ -18,6 +18,7 @@ use crate::average::{Average, Averaging};
 use crate::best_by::BestBy;
 use crate::cadence::CheckpointEvery;
 use crate::checkpoint::{self, Best, Checkpoint, Held, State};
+use crate::group::{ALONE, GroupError, ProcessGroup};
 use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
 use crate::metrics::{EvaluationRecord, SkipRecord, StepRecord};
@@ -33,6 +34,8 @@ use crate::stream::{Cut, MicroBatchSize};
 use crate::verdict::{Curve, StoppedEarly, Verdict, verdict};
 
 mod error;
+#[cfg(test)]
+mod group_tests;
 mod judged;
 #[cfg(test)]
 mod preference_tests;
@@ -47,6 +50,7 @@ mod stepper;
 #[cfg(test)]
 mod tests;
 
+use error::NotTaken;
 pub use error::{Divergence, TrainError};
 use judged::{Asking, Judged};
 use saver::Saver;
@@ -285,11 +289,20 @@ pub struct Averaged {
     pub evaluation: Option<EvaluationRecord>,
 }
 
-/// Where a run begins: at its first step, or where a checkpoint left it. The parameters are handed over by themselves.
-#[derive(Debug, Default)]
+/// Where a run begins, and on whom: at its first step, or where a checkpoint left it. The parameters are handed over by themselves.
+#[derive(Debug)]
 pub struct Start<'a> {
     /// The checkpoint, if any.
     pub checkpoint: Option<&'a Checkpoint>,
+    /// The processes that train together, of which the first has the run's folder.
+    pub group: &'a dyn ProcessGroup,
+}
+
+impl Default for Start<'_> {
+    /// At the first step, in one process.
+    fn default() -> Self {
+        Start { checkpoint: None, group: &ALONE }
+    }
 }
 
 /// The rows of a run.
@@ -321,7 +334,7 @@ pub fn train(
     let started = Instant::now();
     let mut training = Training::begin(parameters, data, options, start, run, observer)?;
     let result = training.go_on().and_then(|interrupted| training.finish(interrupted, started));
-    result.map_err(|error| training.judged(error))
+    result.map_err(|error| training.ended(error))
 }
 
 /// A run that goes on: all that its loop reads and changes.
@@ -354,7 +367,7 @@ impl<'a, 'p> Training<'a, 'p> {
         parameters: &'a mut Parameters<'p>,
         data: TrainData<'a>,
         options: &'a TrainOptions,
-        start: Start<'_>,
+        start: Start<'a>,
         run: &'a mut RunFolder,
         observer: &'a mut dyn Observer,
     ) -> Result<Self, TrainError> {
@@ -391,9 +404,14 @@ impl<'a, 'p> Training<'a, 'p> {
                 cut: Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing),
                 size,
                 is_resumed: start.checkpoint.is_some(),
+                group: start.group,
             };
             let judged = Judged::begin(parameters, asking, &mut stepper.buffers, run, observer)?;
             stepper.judged = Some(judged);
+        }
+        stepper.group = start.group;
+        if !start.group.is_alone() {
+            start.group.check_equal("what it begins to train", &fingerprint(parameters))?;
         }
         Ok(Training {
             parameters,
@@ -419,11 +437,11 @@ impl<'a, 'p> Training<'a, 'p> {
         loop {
             let finished = self.state.step >= self.total_steps || self.stopped_early().is_some();
             let evaluation = self.evaluation_due(finished);
-            if (!finished || evaluation.is_some()) && self.observer.should_stop() {
+            if (!finished || evaluation.is_some()) && self.should_stop()? {
                 return Ok(true);
             }
             if let Some(evaluation) = evaluation {
-                self.evaluate(evaluation);
+                self.evaluate(evaluation)?;
                 continue;
             }
             if finished {
@@ -472,6 +490,15 @@ impl<'a, 'p> Training<'a, 'p> {
         restarts > 0 && self.state.step < first + (self.total_steps - first) / 2
     }
 
+    /// Whether one of the processes is asked to stop, on which all agree.
+    fn should_stop(&mut self) -> Result<bool, GroupError> {
+        let (group, own) = (self.stepper.group, self.observer.should_stop());
+        if group.is_alone() {
+            return Ok(own);
+        }
+        Ok(group.gather(&[u8::from(own)])?.contains(&vec![1]))
+    }
+
     /// Why no more steps are taken although there are some, if that is so.
     fn stopped_early(&self) -> Option<StoppedEarly> {
         let (step, total_steps) = (self.state.step, self.total_steps);
@@ -493,13 +520,13 @@ impl<'a, 'p> Training<'a, 'p> {
 
     /// Evaluates, and saves what is better than all before. Stopped half-way there is nothing: it is made again when the run
     /// is resumed.
-    fn evaluate(&mut self, data: &Dataset) {
+    fn evaluate(&mut self, data: &Dataset) -> Result<(), TrainError> {
         let is_unsettled = self.is_unsettled();
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
-        let found = stepper.evaluation(parameters, data, cut, state, stop);
-        let Some(Evaluated { mut record, margins }) = found else { return };
+        let found = stepper.evaluation(parameters, data, cut, state, stop)?;
+        let Some(Evaluated { mut record, margins }) = found else { return Ok(()) };
         if record.best {
             match run.save_best(parameters) {
                 Ok(()) => state.best = Some(Best::of(&record)),
@@ -522,6 +549,7 @@ impl<'a, 'p> Training<'a, 'p> {
         state.restarts.remember(to_lower[0], state.step);
         observer.on_evaluation(&record);
         self.evaluated = Some(record);
+        Ok(())
     }
 
     /// Takes step `number`, or refuses it.
@@ -530,7 +558,8 @@ impl<'a, 'p> Training<'a, 'p> {
         stepper.spike_above = options.skip_loss_spikes.then(|| state.guard.spike_above()).flatten();
         let record = match stepper.step(parameters, &data.training.samples, indices, number, options) {
             Ok(record) => record,
-            Err(refusal) => return self.refuse(refusal),
+            Err(NotTaken::Refused(refusal)) => return self.refuse(refusal),
+            Err(NotTaken::Group(error)) => return Err(error.into()),
         };
         if let Some(average) = average {
             average.add(parameters, number);
@@ -558,7 +587,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 return Err(refusal.into());
             }
             // Of a run that diverged no checkpoint is saved: none could go on from it, and it would push out an earlier one.
-            if !stops || self.has_diverged() {
+            if !stops || self.has_diverged()? {
                 return Err(self.diverged(Some(refusal)));
             }
             self.save()?;
@@ -572,11 +601,15 @@ impl<'a, 'p> Training<'a, 'p> {
 
     /// Whether what was trained so far, and not the rows of the step that was refused, is to blame: the rows of the step after
     /// it have no finite loss and gradient either.
-    fn has_diverged(&mut self) -> bool {
+    fn has_diverged(&mut self) -> Result<bool, TrainError> {
         let Training { parameters, data, options, stepper, state, steps, .. } = self;
-        let Some(next) = steps.next() else { return false };
+        let Some(next) = steps.next() else { return Ok(false) };
         stepper.spike_above = None;
-        stepper.compute(parameters, &data.training.samples, &next.indices, state.step + 2, options).is_err()
+        match stepper.compute(parameters, &data.training.samples, &next.indices, state.step + 2, options) {
+            Ok(_) => Ok(false),
+            Err(NotTaken::Refused(_)) => Ok(true),
+            Err(NotTaken::Group(error)) => Err(error.into()),
+        }
     }
 
     /// The error of a run that diverged, before its curve is [judged](Self::judged).
@@ -594,9 +627,18 @@ impl<'a, 'p> Training<'a, 'p> {
         TrainError::Diverged(Box::new(Divergence { step, refusal, verdict: None, best }))
     }
 
-    /// Gives the error of a run that diverged its verdict, and writes that.
-    fn judged(&mut self, error: TrainError) -> TrainError {
-        let TrainError::Diverged(mut divergence) = error else { return error };
+    /// What is left to do for a run that ends with an error: one that diverged gets its verdict. Where other processes are gone the
+    /// steps that all have taken are saved: parameters change only when all gradients are there.
+    fn ended(&mut self, error: TrainError) -> TrainError {
+        let mut divergence = match error {
+            TrainError::Diverged(divergence) => divergence,
+            TrainError::Group(GroupError::Lost(_) | GroupError::Failed { .. }) => {
+                // What is no checkpoint is not written. Why the run ends stays.
+                let _ = self.save();
+                return error;
+            }
+            _ => return error,
+        };
         divergence.verdict = self.verdict(true).ok().flatten();
         if let Err(error) = self.run.write_verdict(divergence.verdict.as_ref()) {
             self.observer.on_warning(&error);
@@ -614,8 +656,11 @@ impl<'a, 'p> Training<'a, 'p> {
         Ok(())
     }
 
-    /// What the whole run came to, the part before a resumption included.
+    /// What the whole run came to, the part before a resumption included; the first process knows.
     fn verdict(&self, diverged: bool) -> Result<Option<Verdict>, RunError> {
+        if !self.stepper.group.is_first() {
+            return Ok(None);
+        }
         let rows = self.data.evaluation.map_or(0, |data| self.options.groups(&data.samples).len());
         let curve = RunHistory::read(self.run.dir())?.curve(rows);
         Ok(verdict(&Curve { diverged, stopped_early: self.stopped_early(), ..curve }))
@@ -628,8 +673,14 @@ impl<'a, 'p> Training<'a, 'p> {
         average.swap(parameters);
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
         let stop = &mut || observer.should_stop();
-        let evaluation =
-            data.evaluation.and_then(|data| stepper.evaluation(parameters, data, cut, state, stop));
+        let evaluation = data.evaluation.map(|data| stepper.evaluation(parameters, data, cut, state, stop));
+        let evaluation = match evaluation.transpose() {
+            Ok(found) => found.flatten(),
+            Err(error) => {
+                average.swap(parameters);
+                return Err(error.into());
+            }
+        };
         // It is none of the evaluations among which the best is looked for.
         let evaluation = evaluation.map(|found| EvaluationRecord { best: false, ..found.record });
         let saved = run.save_average(parameters, evaluation.as_ref());
@@ -640,6 +691,11 @@ impl<'a, 'p> Training<'a, 'p> {
 
     /// Saves the last checkpoint and the result.
     fn finish(&mut self, interrupted: bool, started: Instant) -> Result<Summary, TrainError> {
+        let group = self.stepper.group;
+        // Asked to stop, nobody has time to wait for others.
+        if !group.is_alone() && !interrupted {
+            group.check_equal("what it has trained", &fingerprint(self.parameters))?;
+        }
         self.save()?;
         self.run.save_result(self.parameters)?;
         if self.state.evaluated != Some(self.state.step) {
@@ -665,4 +721,15 @@ impl<'a, 'p> Training<'a, 'p> {
             seconds: started.elapsed().as_secs_f64(),
         })
     }
+}
+
+/// A hash of all that is trained, bit for bit.
+fn fingerprint(parameters: &Parameters<'_>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for tensor in parameters.tensors() {
+        let bytes: Vec<u8> =
+            tensor.to_vec(tensor.len()).iter().flat_map(|value| value.to_le_bytes()).collect();
+        hasher.update(&bytes);
+    }
+    *hasher.finalize().as_bytes()
 }

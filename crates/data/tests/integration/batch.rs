@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use lorafit_data::{Batch, Order, Position, Sample, SampleRef, Samples, Segment, Steps, Target, cut};
+use lorafit_data::{
+    Batch, Groups, Order, Position, Sample, SampleRef, Samples, Segment, Steps, Target, cut, divide,
+};
 
 fn sample(ids: &[u32], supervised: &[usize]) -> Sample {
     let supervised = (0..ids.len()).map(|i| supervised.contains(&i)).collect();
@@ -246,4 +248,63 @@ fn sharing_and_packing_train_the_same_tokens_after_the_same_contexts() {
         saved += packed.len() - shared.len();
     }
     assert!(saved > 5000, "{saved} tokens shared: the trees are not trees");
+}
+
+/// A sample of so many tokens that are computed, from `first` on.
+fn run_of(first: u32, tokens: u32) -> Sample {
+    let ids: Vec<u32> = (first..=first + tokens).collect();
+    let last = ids.len() - 1;
+    sample(&ids, &[last])
+}
+
+/// Tokens of each part.
+fn tokens(samples: &Samples, parts: &[Vec<usize>], share: bool) -> Vec<usize> {
+    let of_part = |part: &Vec<usize>| {
+        let of_part = part.iter().map(|&i| samples.sample(i));
+        if share { Batch::share(of_part).len() } else { Batch::pack(of_part).len() }
+    };
+    parts.iter().map(of_part).collect()
+}
+
+#[test]
+fn rows_are_divided_once_each_and_evenly() {
+    let lengths = [40, 3, 3, 20, 18, 1, 2, 30, 5, 38];
+    let samples = stored(&(0..10).map(|i| run_of(100 * i, lengths[i as usize])).collect::<Vec<_>>());
+    let alone = Groups::alone(10);
+    let indices = [9, 0, 3, 1, 2, 4, 5, 7, 8, 6];
+    for parts in 1..=12 {
+        let divided = divide(&samples, &alone, &indices, parts, true);
+        assert_eq!(divided.len(), parts);
+        let mut all: Vec<usize> = divided.concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>(), "{parts} parts");
+        let most = *tokens(&samples, &divided, true).iter().max().expect("a part");
+        // Longest first is at most a third above the best.
+        let least = 160_usize.div_ceil(parts).max(40);
+        assert!(3 * most <= 4 * least, "{parts} parts: {most} tokens, {least} at least");
+        assert_eq!(divide(&samples, &alone, &indices, parts, true), divided);
+    }
+    let divided = divide(&samples, &alone, &indices, 12, false);
+    assert_eq!(divided.iter().filter(|part| part.is_empty()).count(), 2);
+    assert!(divide(&samples, &alone, &[], 3, true).iter().all(Vec::is_empty));
+    // Within a part rows are in the order in which they were given.
+    let order = |i: &usize| indices.iter().position(|j| j == i);
+    assert!(divide(&samples, &alone, &indices, 3, true).iter().all(|part| part.is_sorted_by_key(order)));
+}
+
+/// Of two long prompts with four replies each, a part has one; apart from each other they would be computed on both sides.
+#[test]
+fn rows_that_begin_alike_are_divided_together_where_that_is_less() {
+    let reply = |i: u32| {
+        let prompt = (0..50).map(|token| 1000 * (i % 2) + token);
+        let ids: Vec<u32> = prompt.chain([500 + i, 600 + i]).collect();
+        sample(&ids, &[51])
+    };
+    let samples = stored(&(0..8).map(reply).collect::<Vec<_>>());
+    let (alone, indices) = (Groups::alone(8), [0, 1, 2, 3, 4, 5, 6, 7]);
+    let divided = divide(&samples, &alone, &indices, 2, true);
+    assert_eq!(tokens(&samples, &divided, true), [54, 54]);
+    assert!(divided.iter().all(|part| part.iter().all(|i| i % 2 == part[0] % 2)), "{divided:?}");
+    // Where nothing is shared, by length alone.
+    assert_eq!(tokens(&samples, &divide(&samples, &alone, &indices, 2, false), false), [204, 204]);
 }

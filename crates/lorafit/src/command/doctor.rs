@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use crate::args::base::{ComputeArgs, ComputeChoice};
 use crate::args::options::DeviceChoice;
 use crate::session::base::gpu_in_words;
+use crate::session::processes::mpi;
 use crate::session::tokenise::default_cache_folder;
 use crate::terminal::output;
 
@@ -126,6 +127,10 @@ impl Findings {
             if *offline { ", offline" } else { "" }
         ));
         lines.extend(labelled("GPU", self.gpu_lines()));
+        lines.push(match mpi() {
+            Some(library) => format!("processes    several, over {library}"),
+            None => "processes    one: it is built without MPI".to_owned(),
+        });
         lines.push(format!(
             "environment  {}",
             match self.set.is_empty() {
@@ -200,6 +205,7 @@ impl Findings {
                 "free_memory_bytes": info.free_bytes,
             })).collect::<Vec<_>>()),
             "gpu_error": self.gpus.as_ref().err().map(DeviceError::to_string),
+            "mpi": mpi(),
             "environment": self.set,
         })
     }

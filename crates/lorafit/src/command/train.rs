@@ -7,8 +7,8 @@ use serde_json::json;
 
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
-    Averaged, EvaluationRecord, Observer, Outcome, RestartReason, RunError, RunFolder, RunHistory, RunLock,
-    RunState, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
+    Averaged, EvaluationRecord, Observer, Outcome, Reduction, RestartReason, RunError, RunFolder, RunHistory,
+    RunLock, RunState, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::Given;
@@ -22,6 +22,7 @@ use crate::session::base_name;
 use crate::session::memory_table;
 use crate::session::preference;
 use crate::session::preset::Choice;
+use crate::session::processes::Processes;
 use crate::session::resume::Resumption;
 use crate::session::rows::{has_chats, read_in_words, shapes, skipped, treated};
 use crate::session::run::{Data, Ready, Shared};
@@ -30,26 +31,37 @@ use crate::session::verdict::{beside_loss, best_in_words, in_words, next_command
 use crate::terminal::error::Stopped;
 use crate::terminal::interrupt;
 use crate::terminal::output;
-use crate::terminal::progress::Progress;
+use crate::terminal::progress::{LogFormat, Progress};
 use crate::terminal::shell::shell_word;
 
-/// Trains an adapter or a model.
+/// Trains an adapter or a model, together with the processes that were started with this one.
 pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
+    let processes = Processes::join()?;
+    let result = train(args, given, &processes);
+    processes.part(result)
+}
+
+fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Result<()> {
     let mut args = args.resolve(given)?;
+    let group = processes.group();
+    if !group.is_first() {
+        // The first process speaks for all.
+        (args.common.quiet, args.safety.log) = (true, LogFormat::Text);
+    }
     if args.print_config {
-        output::line(args.to_print(&given.with_keys_of::<TrainArgs>(args.config.as_deref())?)?.trim_end())?;
-        return Ok(());
+        return if group.is_first() { print_config(&args, given) } else { Ok(()) };
     }
     args.check_adapter(given)?;
     let Some(out) = &args.out.clone() else { unreachable!("resolve asks for it") };
+    processes.check(&args)?;
     args.check_outputs(out)?;
     // Whoever finds the process by its lock may signal it.
     interrupt::listen_for_saves();
-    let lock = RunLock::take(out)?;
-    if !args.overwrite && args.resume.is_none() {
+    let lock = group.is_first().then(|| RunLock::take(out)).transpose()?;
+    if group.is_first() && !args.overwrite && args.resume.is_none() {
         RunFolder::check_free(out)?;
     }
-    use_threads(&args.common)?;
+    use_threads(&processes.threads(&args.common))?;
     let mut progress = Progress::new(args.common.quiet, args.log_every, args.safety.log);
     let resumption = match &args.resume {
         Some(run) => Resumption::find(run, &mut progress)?,
@@ -61,16 +73,17 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     }
     // What cannot be trained is said before rows are read.
     let mut fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(&args, &base)).transpose()?;
-    let data = args.load(&base)?;
+    let data = processes.first_first(|| args.load(&base))?;
     let reference = args.open_reference(&base)?;
-    let shared = Shared { base: &base, data: &data, reference: reference.as_ref() };
+    let shared = Shared { base: &base, data: &data, reference: reference.as_ref(), group };
     if let Some(trained) = &mut fresh {
         let told = settle(&mut args, given, shared, trained)?;
         told.iter().for_each(|line| progress.note(line));
     }
     let resumed_after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
     let mut ready = Ready::new(&args, shared, resumption, fresh, &mut progress)?;
-    let (recompute, plan) = ready.choose()?;
+    let (recompute, plan) = ready.choose(processes.on_this_machine())?;
+    processes.in_words().iter().for_each(|line| progress.note(line));
     tell_setup(&mut progress, &ready);
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
     progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
@@ -79,7 +92,7 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
         let steps = RunHistory::read(out)?.steps;
         steps.iter().filter(|step| step.step <= done).for_each(|step| progress.remember(step.loss));
     }
-    let mut watcher = Watcher { progress };
+    let mut watcher = Watcher { progress, reductions: Reductions::default() };
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
     let (summary, _) = result.inspect_err(|error| {
@@ -88,7 +101,11 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
             show_verdict(&mut watcher.progress, &args, out, found);
         }
     })?;
-    tell_end(&mut watcher.progress, &args, out, &summary);
+    if !group.is_first() {
+        return if summary.interrupted { Err(Stopped.into()) } else { Ok(()) };
+    }
+    watcher.reductions.in_words().iter().for_each(|line| watcher.progress.note(line));
+    tell_end(&mut watcher.progress, &args, out, &summary, group.size());
     if args.method == Method::Lora {
         let command = format!("lorafit train --resume {} ", out.display());
         let note = base_name::note(&ready.base_model(), &base.weights, &command);
@@ -108,6 +125,11 @@ pub fn run(args: TrainArgs, given: &Given) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn print_config(args: &TrainArgs, given: &Given) -> anyhow::Result<()> {
+    output::line(args.to_print(&given.with_keys_of::<TrainArgs>(args.config.as_deref())?)?.trim_end())?;
+    Ok(())
+}
+
 /// Sets what depends on the data: what a preset chooses, a learning rate that is tested, and tokens at once. Gives the lines that say it.
 ///
 /// `typed` are the flags of the command line.
@@ -117,7 +139,7 @@ fn settle(
     shared: Shared<'_>,
     trained: &mut Trained,
 ) -> anyhow::Result<Vec<String>> {
-    let Shared { base, data, reference } = shared;
+    let Shared { base, data, reference, .. } = shared;
     let (rank, alpha) = (args.rank, args.alpha);
     let given = typed.with_keys_of::<TrainArgs>(args.config.as_deref())?;
     let chosen = args.apply_preset(&given, base, data)?;
@@ -149,10 +171,51 @@ fn settle(
 /// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
+    reductions: Reductions,
+}
+
+/// What it took to add up the gradients of several processes.
+#[derive(Default)]
+struct Reductions {
+    steps: u32,
+    step_seconds: f64,
+    sum: Reduction,
+}
+
+impl Reductions {
+    fn add(&mut self, record: &StepRecord) {
+        let Some(Reduction { processes, wait_seconds, seconds, bytes }) = record.reduction else { return };
+        self.steps += 1;
+        self.step_seconds += record.seconds;
+        self.sum.processes = processes;
+        self.sum.wait_seconds += wait_seconds;
+        self.sum.seconds += seconds;
+        self.sum.bytes += bytes;
+    }
+
+    /// The means of all steps; nothing of one process.
+    fn in_words(&self) -> Option<String> {
+        if self.steps == 0 {
+            return None;
+        }
+        let steps = f64::from(self.steps);
+        let share = |seconds: f64| amounts::percent(seconds / self.step_seconds, 1);
+        Some(format!(
+            "reduction of the gradients of {} processes: {:.2} ms a step ({} of its time), {} sent by each; waiting for the slowest: \
+             {:.2} ms a step ({})",
+            self.sum.processes,
+            1e3 * self.sum.seconds / steps,
+            share(self.sum.seconds),
+            amounts::memory(self.sum.bytes / u64::from(self.steps)),
+            1e3 * self.sum.wait_seconds / steps,
+            share(self.sum.wait_seconds),
+        ))
+    }
 }
 
 impl Observer for Watcher {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
+        self.reductions.add(record);
         if self.progress.event("step", record) {
             return;
         }
@@ -294,7 +357,7 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
     Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all") } else { line })
 }
 
-fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary) {
+fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary, processes: usize) {
     let how = match (summary.interrupted, summary.stopped_early) {
         (true, _) => RunState::Stopped.name(),
         // The verdict says why.
@@ -331,8 +394,9 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
         Method::Full => progress.note(&format!("model saved in {}", RunFolder::model_dir(run).display())),
     }
     if summary.interrupted {
-        progress
-            .note(&format!("go on with lorafit train --resume {}", shell_word(&run.display().to_string())));
+        let launcher = if processes > 1 { format!("mpirun -n {processes} ") } else { String::new() };
+        let folder = shell_word(&run.display().to_string());
+        progress.note(&format!("go on with {launcher}lorafit train --resume {folder}"));
     }
 }
 

@@ -14,9 +14,14 @@ use crate::terminal::error::CliError;
 
 /// The bytes of `--memory` or, by default, what is free where it is computed; `None` where the system does not tell.
 pub fn memory_limit(asked: Option<ByteSize>, device: Device) -> Option<u64> {
+    limit_among(asked, device, 1)
+}
+
+/// As [`memory_limit`], of one of so many processes that share what is free.
+fn limit_among(asked: Option<ByteSize>, device: Device, processes: usize) -> Option<u64> {
     // What this process already has is no longer free, but its own.
     let free = || match device {
-        Device::Cpu => Some(available_bytes()? / 10 * 9 + rss_bytes()),
+        Device::Cpu => Some(available_bytes()? / processes as u64 / 10 * 9 + rss_bytes()),
         // Nobody else's needs are to be expected there.
         Device::Cuda(gpu) => {
             Some(gpu.info().free_bytes / 50 * 49 + gpu.reserved_bytes() + device_process_bytes())
@@ -26,6 +31,12 @@ pub fn memory_limit(asked: Option<ByteSize>, device: Device) -> Option<u64> {
 }
 
 impl MemoryArgs {
+    /// Those of one of so many processes that share the memory of the machine, and take so many bytes beside what is planned.
+    pub fn of_one(&self, processes: usize, beside: u64) -> Self {
+        let limit = limit_among(self.memory, Device::Cpu, processes);
+        MemoryArgs { memory: limit.map(|limit| ByteSize(limit.saturating_sub(beside))), ..self.clone() }
+    }
+
     /// The bytes the run may take on `device`; `None` where nothing is asked for and the system does not tell.
     pub fn limit(&self, device: Device) -> Option<u64> {
         memory_limit(self.memory, device)

@@ -23,6 +23,7 @@ pub mod pairs;
 pub mod pieces;
 pub mod preference;
 pub mod preset;
+pub mod processes;
 pub mod readers;
 pub mod reference;
 pub mod resume;

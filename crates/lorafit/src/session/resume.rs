@@ -91,6 +91,10 @@ fn in_words(mismatch: &Mismatch) -> String {
         "data" => "--data: the rows, or which of their tokens are trained, are others".to_owned(),
         "labels" => "--data: the labels of the rows are others, or have other numbers".to_owned(),
         "held-out data" => "--eval-data or --validation: the rows are others".to_owned(),
+        "processes" => {
+            let count = |text: &str| if text == "nothing" { "one process".to_owned() } else { format!("{text} processes") };
+            format!("mpirun: the run had {}, and here it has {}", count(expected), count(found))
+        }
         "lorafit" => format!("lorafit itself: it was version {expected}, and is {found}"),
         "instruction set" => format!("the processor: it computed with {expected}, and this one does with {found}"),
         flag => {
@@ -104,9 +108,9 @@ fn in_words(mismatch: &Mismatch) -> String {
 pub fn identity(
     args: &TrainArgs,
     base: &Base,
-    rows: &Dataset,
-    held_out: Option<&Dataset>,
+    (rows, held_out): (&Dataset, Option<&Dataset>),
     total_steps: u64,
+    processes: usize,
 ) -> anyhow::Result<Identity> {
     let hash = hash_files(&base.weights.files()).map_err(|error| {
         CliError::new(format!("cannot read the model's files again, for their hash: {error}"))
@@ -121,7 +125,9 @@ pub fn identity(
         .with("data", hash_data(rows))
         .with("held-out data", held_out.map(hash_data))
         .with("labels", base.scoring.as_ref().and_then(Scoring::identity))
-        .with("steps", total_steps);
+        .with("steps", total_steps)
+        // In another division of the rows sums are rounded otherwise.
+        .with("processes", (processes > 1).then_some(processes));
     let is_free = |name: &str| flags::is(name, |facts| facts.resume == OnResume::Free);
     if let Value::Object(values) = serde_json::to_value(args)? {
         for (name, value) in values.into_iter().filter(|(name, _)| !is_free(name)) {

@@ -1,5 +1,7 @@
 //! A run that could begin: its base, its rows and its parameters. `train` makes one, `sweep` one for each trial.
 
+use std::path::Path;
+
 use lorafit_data::statistics::Statistics;
 use lorafit_data::{DataError, Dataset, GenerationRow, Order, Source, Subset, generation_rows};
 use lorafit_kernels::{Device, Placement};
@@ -7,9 +9,9 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Trainable};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest,
-    ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary, TrainData,
-    TrainError, TrainOptions, largest_micro_batches, machine, train,
+    BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest, ProcessGroup,
+    Reduction, ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary,
+    TrainData, TrainError, TrainOptions, largest_micro_batches, machine, train,
 };
 
 use crate::args::config_file;
@@ -21,6 +23,7 @@ use crate::session::base_name;
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
 use crate::session::preference::check_margins;
+use crate::session::processes;
 use crate::session::resume::{self, Resumption};
 use crate::session::scoring::Scoring;
 use crate::session::tokens::Tokens;
@@ -53,6 +56,8 @@ pub struct Shared<'a> {
     pub data: &'a Data,
     /// The adapter of the reference of judged replies, if it is one of its own ([`TrainArgs::open_reference`]).
     pub reference: Option<&'a Adapter>,
+    /// The processes that train it together.
+    pub group: &'a dyn ProcessGroup,
 }
 
 /// A run that could begin: its base and its rows, which other runs may share, and its own parameters.
@@ -69,6 +74,7 @@ pub struct Ready<'a> {
     resumption: Resumption,
     identity: Identity,
     reference: Option<&'a Adapter>,
+    group: &'a dyn ProcessGroup,
 }
 
 impl<'a> Ready<'a> {
@@ -80,17 +86,20 @@ impl<'a> Ready<'a> {
         fresh: Option<Trained>,
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
-        let Shared { base, data, reference } = shared;
+        let Shared { base, data, reference, group } = shared;
         let options = args.loop_options();
         let total_steps = options.total_steps(options.groups(&data.rows.samples).len());
-        let identity = resume::identity(args, base, &data.rows, data.held_out.as_ref(), total_steps)?;
+        let identity =
+            resume::identity(args, base, (&data.rows, data.held_out.as_ref()), total_steps, group.size())?;
+        let after = resumption.checkpoint.as_ref().map(|checkpoint| checkpoint.state.step);
+        processes::compare(group, args, &identity, after)?;
         resumption.check(&identity, args.resume_anyway, progress)?;
         let trained = match (fresh, &resumption.checkpoint) {
             (Some(trained), _) => trained,
             (None, Some(checkpoint)) => Trained::resumed(args, base, checkpoint)?,
             (None, None) => unreachable!("a run without a checkpoint has fresh parameters"),
         };
-        Ok(Ready { args, base, data, options, resumption, identity, trained, reference })
+        Ok(Ready { args, base, data, options, resumption, identity, trained, reference, group })
     }
 
     /// Leaves out the evaluation of what the run begins with.
@@ -117,17 +126,26 @@ impl<'a> Ready<'a> {
     /// What its memory is planned for.
     pub fn request(&self) -> PlanRequest<'_> {
         let weights = self.trained.weight_bytes(self.base);
-        let shared = Shared { base: self.base, data: self.data, reference: self.reference };
+        let Ready { base, data, reference, group, .. } = *self;
+        let shared = Shared { base, data, reference, group };
         self.args.plan_request(shared, weights, self.trained.trainable())
     }
 
-    /// What is recomputed so that it fits, with its plan.
-    pub fn choose(&self) -> anyhow::Result<(Recompute, MemoryPlan)> {
-        let (request, memory) = (self.request(), &self.args.memory);
-        let device = self.base.model.device();
+    /// What is recomputed so that it fits, with its plan, where so many processes share the machine.
+    pub fn choose(&self, processes: usize) -> anyhow::Result<(Recompute, MemoryPlan)> {
+        let (request, device) = (self.request(), self.base.model.device());
+        // Where several processes add up their gradients.
+        let (memory, beside) = match self.group.size() {
+            1 => (self.args.memory.clone(), 0),
+            _ => {
+                let beside = Reduction::buffer_bytes(self.trained.parameters(self.base));
+                (self.args.memory.of_one(processes, beside), beside)
+            }
+        };
         let chosen = memory.choose(&request, device)?;
         match (chosen, self.args.method) {
-            (Ok((recompute, plan)), _) => {
+            (Ok((recompute, mut plan)), _) => {
+                plan.gradients += beside;
                 reserve(device, &plan)?;
                 Ok((recompute, plan))
             }
@@ -144,10 +162,11 @@ impl<'a> Ready<'a> {
         self.trained.as_parameters(self.base)
     }
 
-    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped.
+    /// Trains in the locked folder, recomputing as planned. The folder is locked until what is given back is dropped. The first
+    /// process of several has the lock.
     pub fn train(
         &mut self,
-        lock: RunLock,
+        lock: Option<RunLock>,
         recompute: Recompute,
         plan: &MemoryPlan,
         observer: &mut dyn Observer,
@@ -162,12 +181,15 @@ impl<'a> Ready<'a> {
             identity: self.identity.clone(),
             clock: base.tokenizer.clock(),
             folder: model_folder(args, base)?,
-            origin: origin(base),
+            origin: origin(base, self.group.size()),
         };
         let checkpoint = self.resumption.checkpoint.as_ref();
-        let mut run = match checkpoint {
-            Some(checkpoint) => RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?,
-            None => RunFolder::create(lock, info)?,
+        let mut run = match (lock, checkpoint) {
+            (Some(lock), Some(checkpoint)) => {
+                RunFolder::resume(lock, info, &checkpoint.state, &self.resumption.damaged)?
+            }
+            (Some(lock), None) => RunFolder::create(lock, info)?,
+            (None, _) => RunFolder::of_another(args.out.as_deref().unwrap_or(Path::new("")), info),
         };
         run.write_plan(plan)?;
         run.write_data(&Statistics::of(&self.data.rows, args.batch_size))?;
@@ -182,7 +204,7 @@ impl<'a> Ready<'a> {
             &mut self.trained.as_parameters(base),
             TrainData { training, evaluation, reference: self.reference, cache: cache.as_ref() },
             &self.options,
-            Start { checkpoint },
+            Start { checkpoint, group: self.group },
             &mut run,
             observer,
         );
@@ -193,7 +215,9 @@ impl<'a> Ready<'a> {
             }
             _ => error.into(),
         })?;
-        if let Err(error) = self.write_cards(&run, &base_model, &summary) {
+        if self.group.is_first()
+            && let Err(error) = self.write_cards(&run, &base_model, &summary)
+        {
             observer.on_warning(&error);
         }
         Ok((summary, run))
@@ -241,8 +265,8 @@ impl<'a> Ready<'a> {
     }
 }
 
-/// How a run that begins now is begun.
-fn origin(base: &Base) -> Origin {
+/// How a run that begins now is begun, in so many processes.
+fn origin(base: &Base, processes: usize) -> Origin {
     let device = base.model.device();
     Origin {
         command: Some(made::command()),
@@ -252,6 +276,7 @@ fn origin(base: &Base) -> Origin {
             Device::Cuda(_) => device.name(),
         }),
         threads: Some(rayon::current_num_threads()),
+        processes: (processes > 1).then_some(processes),
     }
 }
 
@@ -420,7 +445,7 @@ impl TrainArgs {
     /// What a run's memory is planned for.
     pub fn plan_request<'a>(
         &self,
-        Shared { base, data, reference }: Shared<'a>,
+        Shared { base, data, reference, .. }: Shared<'a>,
         weights: u64,
         trainable: Trainable<'a>,
     ) -> PlanRequest<'a> {

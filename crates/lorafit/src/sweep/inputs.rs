@@ -11,7 +11,8 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{Recompute, Trainable};
 use lorafit_remedy::amounts::memory;
 use lorafit_train::{
-    EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until, option_tokens,
+    ALONE, EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until,
+    option_tokens,
 };
 use serde_json::json;
 
@@ -191,7 +192,7 @@ impl Inputs {
             .map(|(i, args)| {
                 let (base, data) = self.of(i);
                 let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
-                let shared = Shared { base, data, reference: self.reference(i) };
+                let shared = Shared { base, data, reference: self.reference(i), group: &ALONE };
                 let training = args.plan_request(shared, weights, trainable);
                 TrialRequest {
                     recompute: args.memory.policy(),

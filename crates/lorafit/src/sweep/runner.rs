@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use lorafit_remedy::amounts::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
-use lorafit_train::{Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord};
+use lorafit_train::{ALONE, Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord};
 
 use crate::args::train::TrainArgs;
 use crate::metrics::Interval;
@@ -214,10 +214,10 @@ impl Runner<'_> {
         let base_loss = self.inputs.base_loss(place, args, &mut stopping);
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
         // Every trial begins with the same loss.
-        let shared = Shared { base, data, reference: self.inputs.reference(place) };
+        let shared = Shared { base, data, reference: self.inputs.reference(place), group: &ALONE };
         let mut ready = Ready::new(args, shared, resumption, fresh, &mut quiet)?.without_start();
         let planned = &self.plan.trials[place];
-        let (summary, _locked) = ready.train(lock, planned.recompute, &planned.plan, &mut watcher)?;
+        let (summary, _locked) = ready.train(Some(lock), planned.recompute, &planned.plan, &mut watcher)?;
         if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {
             return Ok(End::Interrupted);
         }

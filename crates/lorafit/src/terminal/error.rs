@@ -65,6 +65,7 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
         lorafit_model::merge::CombineError,
         DeviceError,
         lorafit_train::BenchError,
+        lorafit_train::GroupError,
         lorafit_train::RunError,
         lorafit_train::TrainError,
     );
@@ -75,6 +76,14 @@ fn library_hint(error: &(dyn Error + 'static)) -> Option<Remedy> {
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("stopped")]
 pub struct Stopped;
+
+/// A verb of which it is said already, here or by another process of the same run, why it ended.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("it is said already why")]
+pub struct Said {
+    /// The exit code of the process.
+    pub code: u8,
+}
 
 /// How a verb failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,6 +161,9 @@ pub fn exit_code(result: anyhow::Result<()>) -> u8 {
     // Whoever read our output has seen enough (`lorafit ... | head`): not an error.
     if error.chain().any(is_broken_pipe) {
         return 0;
+    }
+    if let Some(Said { code }) = error.downcast_ref() {
+        return *code;
     }
     let colour = output::has_colour(&io::stderr());
     let code = match failed(&error) {

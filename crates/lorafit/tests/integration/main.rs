@@ -20,6 +20,8 @@ mod objectives;
 mod pairs;
 mod preferences;
 mod preset;
+#[cfg(not(feature = "mpi"))]
+mod processes;
 mod reference;
 mod resume;
 mod rows;

@@ -274,7 +274,7 @@ fn bash_offers_what_can_stand_there() {
 }
 
 /// Flags of other programs, each with the word by which its line is known.
-const OF_OTHERS: [(&str, &[&str]); 10] = [
+const OF_OTHERS: [(&str, &[&str]); 11] = [
     // Hidden: what a process of `selfcheck --isolate` is started with.
     ("--work-from", &["work-from"]),
     ("mlx_lm", &["model", "adapter-path", "save-path"]),
@@ -284,6 +284,7 @@ const OF_OTHERS: [(&str, &[&str]); 10] = [
     ("llama-", &["lora", "lora-scaled"]),
     ("ollama", &["modelfile"]),
     ("b3sum", &["check"]),
+    ("cargo build", &["release", "features"]),
     // Colours of pages.
     ("var(--", &["ink", "faint", "line", "card", "paper", "accent", "c", "other"]),
     ("--gpu-architecture", &["gpu-architecture", "std", "ptxas-options"]),

@@ -1,12 +1,13 @@
 //! What a model makes of held-out judged rows: their loss, its metrics, and the log-probabilities of all replies.
 
-use lorafit_data::{Groups, Samples};
+use lorafit_data::{Groups, SampleRef, Samples};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use super::reference::{ReferenceAdapter, of_reference};
+use super::reference::{ReferenceAdapter, all_of, of_reference};
 use super::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
 use super::{Loss, PreferenceMetrics, PreferenceOptions, Reply, Sums};
+use crate::group::{ALONE, GroupError};
 use crate::stream::{Cut, MicroBatchSize, cut_groups};
 
 /// What held-out judged rows come to.
@@ -61,18 +62,23 @@ pub fn evaluate(
     let reference = reference.filter(|_| options.has_reference());
     let mut reference = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size));
     let of_reference = match options.has_reference() {
-        true => of_reference(model, reference.as_mut(), samples, cut, buffers, &mut |_| !stop())?,
+        true => {
+            let all = (samples, &all_of(samples)[..]);
+            of_reference(model, reference.as_mut(), all, cut, buffers, &mut |_| !stop())?
+        }
         false => Vec::new(),
     };
     // Its buffers make room for those of the model.
     let mut reference = reference.filter(|_| options.asks_in_every_step());
     let rows = JudgedRows { groups: samples.groups(), reference: of_reference };
     let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
-    let mut computing = Computing { model, adapter, reference: reference.as_mut(), cut, buffers };
-    evaluate_in(&mut computing, samples, &rows, options, longest, stop)
+    let reference = reference.as_mut();
+    let mut computing = Computing { model, adapter, reference, cut, buffers, group: &ALONE };
+    evaluate_in(&mut computing, samples, &rows, options, longest, stop).expect("a process alone loses nobody")
 }
 
-/// As [`evaluate`], where what the reference says is known and buffers are there.
+/// As [`evaluate`], where what the reference says is known and buffers are there. Each process computes a share of the rows; there is
+/// nothing if one of them is to `stop`.
 pub(crate) fn evaluate_in(
     computing: &mut Computing<'_, '_>,
     samples: &Samples,
@@ -80,24 +86,62 @@ pub(crate) fn evaluate_in(
     options: &PreferenceOptions,
     longest: usize,
     stop: &mut dyn FnMut() -> bool,
-) -> Option<JudgedEvaluation> {
+) -> Result<Option<JudgedEvaluation>, GroupError> {
     let indices: Vec<usize> = (0..rows.groups.len()).collect();
-    let apart = distance(computing, samples, &indices, longest, options);
-    let Computing { model, adapter, cut, buffers, .. } = computing;
+    let apart = distance(computing, samples, &indices, longest, options)?;
+    let Computing { group, cut, .. } = *computing;
     let totals = Totals::of(samples, rows, &indices, apart.unwrap_or(0.0), options);
+    let divided = group.divide(samples, &rows.groups, &indices, cut.shares());
+    let own = share(computing, samples, rows, &divided[group.rank()], (&totals, options), stop);
+    let of_share = |(loss, sums, replies): (f64, Sums, Vec<Reply>)| {
+        let own = samples_of(rows, &divided[group.rank()]).map(|i| replies[i].policy);
+        [loss].into_iter().chain(sums.to_numbers()).chain(own).collect()
+    };
+    let Some(all) = group.gather_values(own.map(of_share))? else { return Ok(None) };
+    let (mut loss, mut sums) = (0.0, Sums::default());
+    let new = |(i, sample): (usize, SampleRef<'_>)| Reply {
+        policy: 0.0,
+        reference: rows.reference.get(i).copied().unwrap_or(0.0),
+        tokens: sample.supervised_tokens() as f64,
+    };
+    let mut replies: Vec<Reply> = samples.iter().enumerate().map(new).collect();
+    for (share, values) in divided.iter().zip(&all) {
+        let Some(([of_share, numbers @ ..], policies)) = values.split_first_chunk::<11>() else { continue };
+        loss += of_share;
+        sums.add(&Sums::from_numbers(*numbers));
+        samples_of(rows, share).zip(policies).for_each(|(i, policy)| replies[i].policy = *policy);
+    }
+    Ok(Some(JudgedEvaluation { loss, metrics: sums.metrics(apart, options.objective), replies }))
+}
+
+/// The samples of rows.
+fn samples_of<'a>(rows: &'a JudgedRows, indices: &'a [usize]) -> impl Iterator<Item = usize> + 'a {
+    indices.iter().flat_map(|&row| rows.groups.range(row))
+}
+
+/// The loss of the rows `indices`, its sums, and their replies in the places of their samples.
+fn share(
+    computing: &mut Computing<'_, '_>,
+    samples: &Samples,
+    rows: &JudgedRows,
+    indices: &[usize],
+    (totals, options): (&Totals, &PreferenceOptions),
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<(f64, Sums, Vec<Reply>)> {
+    let Computing { model, adapter, cut, buffers, .. } = computing;
     let (mut loss, mut sums) = (0.0, Sums::default());
     let mut replies = vec![Reply { policy: 0.0, reference: 0.0, tokens: 0.0 }; samples.len()];
-    for micro in cut_groups(samples, &rows.groups, &indices, *cut, with_prompt(options)) {
+    for micro in cut_groups(samples, &rows.groups, indices, *cut, with_prompt(options)) {
         if stop() {
             return None;
         }
         let losses = model.loss(*adapter, micro.stream(), buffers).to_vec();
-        let weighed = weigh(&micro, &losses, samples, &rows.reference, &totals, options);
+        let weighed = weigh(&micro, &losses, samples, &rows.reference, totals, options);
         loss += weighed.loss;
         sums.add(&weighed.sums);
         for (place, reply) in (0..).zip(weighed.replies) {
             replies[micro.sample(place)] = reply;
         }
     }
-    Some(JudgedEvaluation { loss, metrics: sums.metrics(apart, options.objective), replies })
+    Some((loss, sums, replies))
 }

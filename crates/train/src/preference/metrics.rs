@@ -192,6 +192,24 @@ impl Sums {
         self.ends = wider(self.ends, other.ends);
     }
 
+    /// As numbers, for another process.
+    pub(crate) fn to_numbers(self) -> [f64; 10] {
+        let [chosen, rejected] = self.sides.map(|(rewards, logps, count)| [rewards, logps, count as f64]);
+        let (low, high) = self.ends.unwrap_or((f64::INFINITY, f64::NEG_INFINITY));
+        let [pairs, right] = [self.pairs, self.right].map(|count| count as f64);
+        [chosen[0], chosen[1], chosen[2], rejected[0], rejected[1], rejected[2], pairs, right, low, high]
+    }
+
+    /// Those of [`Sums::to_numbers`].
+    pub(crate) fn from_numbers([a, b, c, d, e, f, pairs, right, low, high]: [f64; 10]) -> Self {
+        Sums {
+            sides: [(a, b, c as u64), (d, e, f as u64)],
+            pairs: pairs as u64,
+            right: right as u64,
+            ends: (low <= high).then_some((low, high)),
+        }
+    }
+
     /// The means, of an objective.
     pub(crate) fn metrics(&self, distance: Option<f64>, objective: &Objective) -> PreferenceMetrics {
         let mean = |sum: f64, count: u64| (count > 0).then(|| sum / count as f64);

@@ -6,20 +6,20 @@ use lorafit_model::{Buffers, Model};
 
 use crate::stream::{Cut, MicroBatchSize, cut};
 
-/// The log-probability of each sample's reply, in the order of the samples: the sum over its targets, in nats. `on_progress` is
-/// told how many samples are done, and stops the computation by `false`; then there is no result.
+/// The log-probability of the replies of the samples `indices`, in the order of all samples, 0 for the others: the sum over a reply's
+/// targets, in nats. `on_progress` is told how many samples are done, and stops the computation by `false`; then there is no
+/// result.
 pub(crate) fn reply_log_probabilities(
     model: &Model,
     adapter: Option<&Adapter>,
-    samples: &Samples,
+    (samples, indices): (&Samples, &[usize]),
     how: Cut,
     buffers: &mut Buffers,
     on_progress: &mut dyn FnMut(usize) -> bool,
 ) -> Option<Vec<f64>> {
-    let indices: Vec<usize> = (0..samples.len()).collect();
     let mut found = vec![0.0; samples.len()];
     let mut done = 0;
-    for micro in cut(samples, &indices, how) {
+    for micro in cut(samples, indices, how) {
         if !on_progress(done) {
             return None;
         }
@@ -29,6 +29,11 @@ pub(crate) fn reply_log_probabilities(
     }
     on_progress(done);
     Some(found)
+}
+
+/// The places of all samples.
+pub(crate) fn all_of(samples: &Samples) -> Vec<usize> {
+    (0..samples.len()).collect()
 }
 
 /// A reference that is an adapter of its own. It may have another rank than that for which the buffers of the run are, and so has its
@@ -51,15 +56,15 @@ impl<'a> ReferenceAdapter<'a> {
 pub(crate) fn of_reference(
     model: &Model,
     reference: Option<&mut ReferenceAdapter<'_>>,
-    samples: &Samples,
+    of: (&Samples, &[usize]),
     how: Cut,
     buffers: &mut Buffers,
     on_progress: &mut dyn FnMut(usize) -> bool,
 ) -> Option<Vec<f64>> {
     match reference {
-        None => reply_log_probabilities(model, None, samples, how, buffers, on_progress),
+        None => reply_log_probabilities(model, None, of, how, buffers, on_progress),
         Some(ReferenceAdapter { adapter, buffers }) => {
-            reply_log_probabilities(model, Some(adapter), samples, how, buffers, on_progress)
+            reply_log_probabilities(model, Some(adapter), of, how, buffers, on_progress)
         }
     }
 }

@@ -4,8 +4,9 @@ use lorafit_data::{Groups, Judgement, SampleRef, Samples, SamplesBuilder, Side};
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model};
 
-use super::reference::{ReferenceAdapter, of_reference, reply_log_probabilities};
+use super::reference::{ReferenceAdapter, all_of, of_reference, reply_log_probabilities};
 use super::{Loss, Measure, Pair, PreferenceOptions, Reply, SftOver, Sums};
+use crate::group::{GroupError, ProcessGroup};
 use crate::stream::{Cut, Micro};
 
 /// Judged rows, with what the reference says of them.
@@ -174,29 +175,35 @@ pub(crate) struct Computing<'a, 'r> {
     pub(crate) reference: Option<&'a mut ReferenceAdapter<'r>>,
     pub(crate) cut: Cut,
     pub(crate) buffers: &'a mut Buffers,
+    /// Who computes the other shares.
+    pub(crate) group: &'a dyn ProcessGroup,
 }
 
 /// How far the model is from its reference, as KTO estimates it: the mean log-ratio of the replies of the rows `indices`, each
 /// behind the prompt of the next row; at least 0. Nothing is longer than the `longest` sample. `None` where the loss does not ask
-/// for it.
+/// for it. Each process computes a share.
 pub(crate) fn distance(
     computing: &mut Computing<'_, '_>,
     samples: &Samples,
     indices: &[usize],
     longest: usize,
     options: &PreferenceOptions,
-) -> Option<f64> {
+) -> Result<Option<f64>, GroupError> {
     if !options.objective.is_of_distance() {
-        return None;
+        return Ok(None);
     }
     let mismatched = mismatched(samples, indices, longest);
-    let Computing { model, adapter, reference, cut, buffers } = computing;
-    let sum = |found: Option<Vec<f64>>| found.expect("nobody stops it").iter().sum::<f64>();
-    let policy = reply_log_probabilities(model, *adapter, &mismatched, *cut, buffers, &mut |_| true);
+    let Computing { model, adapter, reference, cut, buffers, group } = computing;
+    let each = Groups::alone(mismatched.len());
+    let divided = group.divide(&mismatched, &each, &all_of(&mismatched), cut.shares());
+    let own = (&mismatched, &divided[group.rank()][..]);
+    let sum = |found: Option<Vec<f64>>| found.map(|found| found.iter().sum::<f64>());
+    let policy = sum(reply_log_probabilities(model, *adapter, own, *cut, buffers, &mut |_| true));
     let reference = reference.as_deref_mut();
-    let of_reference = of_reference(model, reference, &mismatched, *cut, buffers, &mut |_| true);
-    let apart = sum(policy) - sum(of_reference);
-    Some((apart / indices.len() as f64).max(0.0))
+    let of_reference = sum(of_reference(model, reference, own, *cut, buffers, &mut |_| true));
+    let found = policy.zip(of_reference).map(|(policy, reference)| [policy, reference]);
+    let [policy, reference] = group.add_up(found)?.expect("nobody stops it");
+    Ok(Some(((policy - reference) / indices.len() as f64).max(0.0)))
 }
 
 /// Each prompt of the rows with the reply of the row before it; the first with that of the last.

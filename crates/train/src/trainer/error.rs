@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use lorafit_remedy::{Remedy, Setting, Task, remedy};
 
+use crate::group::GroupError;
 use crate::guard::Refusal;
 use crate::run_error::RunError;
 use crate::verdict::Verdict;
@@ -20,6 +21,30 @@ pub struct Divergence {
     pub verdict: Option<Verdict>,
     /// What another run can begin with, as the value of a setting: the best so far, if it is better than the start.
     pub best: Option<(Setting, PathBuf)>,
+}
+
+/// Why a step was not taken.
+#[derive(Debug)]
+pub(crate) enum NotTaken {
+    /// Its loss or gradient.
+    Refused(Refusal),
+    /// The processes no longer train together.
+    Group(GroupError),
+}
+
+impl From<GroupError> for NotTaken {
+    fn from(error: GroupError) -> Self {
+        NotTaken::Group(error)
+    }
+}
+
+impl From<NotTaken> for TrainError {
+    fn from(error: NotTaken) -> Self {
+        match error {
+            NotTaken::Refused(refusal) => TrainError::NonFinite(refusal),
+            NotTaken::Group(error) => TrainError::Group(error),
+        }
+    }
 }
 
 /// Why a run ended without its result.
@@ -42,6 +67,9 @@ pub enum TrainError {
         /// The row's number.
         line: usize,
     },
+    /// The processes that train together no longer do.
+    #[error(transparent)]
+    Group(#[from] GroupError),
     /// The observer ended it before its first step.
     #[error("stopped before the first step, while the reference was asked")]
     Stopped,
@@ -55,6 +83,7 @@ impl TrainError {
             TrainError::NonFinite(_)
             | TrainError::Run(_)
             | TrainError::UnknownToReference { .. }
+            | TrainError::Group(_)
             | TrainError::Stopped => None,
         }
     }
@@ -90,6 +119,7 @@ impl TrainError {
                 "compare with an adapter that knows it, with ", Setting::Reference;
                 "train on replies with the new tokens first, and go on from that adapter with ", Setting::Adapter
             ],
+            TrainError::Group(e) => return e.hint(),
             TrainError::Stopped => return None,
         })
     }

@@ -7,8 +7,9 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Parameters};
 
 use super::{Observer, TrainData, TrainError};
+use crate::group::{GroupError, ProcessGroup};
 use crate::preference::PreferenceOptions;
-use crate::preference::reference::{ReferenceAdapter, of_reference};
+use crate::preference::reference::{ReferenceAdapter, all_of, of_reference};
 use crate::preference::step::JudgedRows;
 use crate::run::RunFolder;
 use crate::stream::{Cut, MicroBatchSize};
@@ -38,6 +39,8 @@ pub(super) struct Asking<'a, 'g> {
     pub(super) size: MicroBatchSize,
     /// The run's folder has what the reference said.
     pub(super) is_resumed: bool,
+    /// The processes that ask.
+    pub(super) group: &'a dyn ProcessGroup,
 }
 
 impl<'a> Judged<'a> {
@@ -97,7 +100,10 @@ impl<'a> Few<'a, '_> {
         let Few { preference, samples, reference, cut, size } = *self;
         let mut own = reference.map(|adapter| ReferenceAdapter::new(model, adapter, size));
         let said = match preference.has_reference() {
-            true => of_reference(model, own.as_mut(), samples, cut, buffers, &mut |_| true),
+            true => {
+                let all = (samples, &all_of(samples)[..]);
+                of_reference(model, own.as_mut(), all, cut, buffers, &mut |_| true)
+            }
             false => Some(Vec::new()),
         };
         Judged {
@@ -129,21 +135,31 @@ impl Asking<'_, '_> {
                 found.push(Vec::new());
                 continue;
             };
-            let kept = cache.and_then(|cache| cache.find(&set.samples, self.cut));
-            let of_set = match kept {
+            // The first process looks, as a cache may be of one machine.
+            let cache = cache.filter(|_| self.group.is_first());
+            let kept = cache.and_then(|cache| cache.find(&set.samples, self.cut)).unwrap_or_default();
+            let kept = self.group.gather_values(Some(kept))?.and_then(|all| all.into_iter().next());
+            let of_set = match kept.filter(|kept| kept.len() == set.samples.len()) {
                 Some(kept) => {
                     observer.on_known_reference(set.samples.len());
                     kept
                 }
                 None => {
                     let started = Instant::now();
-                    let mut on_progress = |done| {
+                    let mut on_progress = |done: usize| {
+                        // The others are about as far.
+                        let done = (done * self.group.size()).min(set.samples.len());
                         observer.on_reference(done_before + done, samples);
                         !observer.should_stop()
                     };
-                    let (model, reference) = (parameters.model(), reference.as_deref_mut());
-                    let of_set =
-                        of_reference(model, reference, &set.samples, self.cut, buffers, &mut on_progress);
+                    let model = parameters.model();
+                    let of_set = self.of_all(
+                        model,
+                        reference.as_deref_mut(),
+                        &set.samples,
+                        buffers,
+                        &mut on_progress,
+                    )?;
                     let of_set = of_set.ok_or(TrainError::Stopped)?;
                     if let Some(at) = of_set.iter().position(|value| !(LEAST_LIKELY..=0.1).contains(value)) {
                         return Err(TrainError::UnknownToReference { line: set.samples.sample(at).row });
@@ -160,5 +176,27 @@ impl Asking<'_, '_> {
             done_before += set.samples.len();
         }
         Ok(found)
+    }
+
+    /// What the reference says of all samples, of which each process asks it for a share; `None` if one of them is to stop.
+    fn of_all(
+        &self,
+        model: &Model,
+        reference: Option<&mut ReferenceAdapter<'_>>,
+        samples: &Samples,
+        buffers: &mut Buffers,
+        on_progress: &mut dyn FnMut(usize) -> bool,
+    ) -> Result<Option<Vec<f64>>, GroupError> {
+        let (group, each) = (self.group, Groups::alone(samples.len()));
+        let divided = group.divide(samples, &each, &all_of(samples), self.cut.shares());
+        let own = &divided[group.rank()];
+        let found = of_reference(model, reference, (samples, own), self.cut, buffers, on_progress);
+        let of_share = |found: Vec<f64>| own.iter().map(|&i| found[i]).collect();
+        let Some(all) = group.gather_values(found.map(of_share))? else { return Ok(None) };
+        let mut values = vec![0.0; samples.len()];
+        for (share, of_share) in divided.iter().zip(&all) {
+            share.iter().zip(of_share).for_each(|(i, value)| values[*i] = *value);
+        }
+        Ok(Some(values))
     }
 }

@@ -28,11 +28,11 @@ fn fixtures() -> PathBuf {
 }
 
 /// A run on the rows of the fixtures.
-struct Case {
-    model: Model,
-    start: Adapter,
-    data: Dataset,
-    options: TrainOptions,
+pub(super) struct Case {
+    pub(super) model: Model,
+    pub(super) start: Adapter,
+    pub(super) data: Dataset,
+    pub(super) options: TrainOptions,
 }
 
 impl Case {
@@ -59,7 +59,7 @@ impl Case {
         Case { start: start(&model), model, data, options }
     }
 
-    fn named(name: &str) -> Self {
+    pub(super) fn named(name: &str) -> Self {
         Case::new(PreferenceOptions::of(Objective::named(name).expect("an objective")))
     }
 
@@ -83,7 +83,7 @@ impl Case {
 }
 
 /// The adapter that training begins from.
-fn start(model: &Model) -> Adapter {
+pub(super) fn start(model: &Model) -> Adapter {
     adapter::load(&fixtures().join("preference/adapter"), model.config(), Device::Cpu).expect("loads")
 }
 

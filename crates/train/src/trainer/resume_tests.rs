@@ -38,18 +38,18 @@ pub(super) fn dataset(samples: Samples) -> Dataset {
 
 /// A run of nine steps over three epochs of eleven rows: shuffled, dropout, accumulation, a partial last step, an
 /// evaluation every second step, a checkpoint every fourth.
-struct Case {
-    model: Model,
-    lora: LoraConfig,
+pub(super) struct Case {
+    pub(super) model: Model,
+    pub(super) lora: LoraConfig,
     /// The weights that are trained instead of an adapter, if any are.
-    weights: Option<WeightSelection>,
-    data: Dataset,
-    held_out: Dataset,
-    options: TrainOptions,
+    pub(super) weights: Option<WeightSelection>,
+    pub(super) data: Dataset,
+    pub(super) held_out: Dataset,
+    pub(super) options: TrainOptions,
 }
 
 impl Case {
-    fn new(optimizer: OptimizerKind) -> Self {
+    pub(super) fn new(optimizer: OptimizerKind) -> Self {
         let model = fixture("llama").model;
         let rank = match optimizer {
             OptimizerKind::AdamW => 8,
@@ -79,7 +79,7 @@ impl Case {
     }
 
     /// The run with an adapter, and one that trains weights of the upper block and the head.
-    fn of_both(optimizer: OptimizerKind) -> [Self; 2] {
+    pub(super) fn of_both(optimizer: OptimizerKind) -> [Self; 2] {
         let modules = r"regex:model\.layers\.1\..*|model\.norm|lm_head".parse().expect("modules");
         let weights = Some(WeightSelection { modules, layers: None });
         [Case::new(optimizer), Case { weights, ..Case::new(optimizer) }]
@@ -87,22 +87,37 @@ impl Case {
 
     /// Trains in `dir`, from the newest checkpoint there if there is one.
     fn train(&self, dir: &Path, observer: &mut dyn Observer) -> Result<Summary, TrainError> {
-        let lock = RunLock::take(dir)?;
+        self.train_among(dir, &ALONE, observer)
+    }
+
+    /// As one of a group of processes.
+    pub(super) fn train_among(
+        &self,
+        dir: &Path,
+        group: &dyn ProcessGroup,
+        observer: &mut dyn Observer,
+    ) -> Result<Summary, TrainError> {
+        let lock = group.is_first().then(|| RunLock::take(dir)).transpose()?;
         let newest = Checkpoint::newest(dir).map_err(RunError::from)?;
-        let mut run = match &newest.checkpoint {
-            Some(found) => RunFolder::resume(lock, RunInfo::default(), &found.state, &newest.damaged)?,
-            None => RunFolder::create(lock, RunInfo::default())?,
+        // All have read the checkpoint before one may be written.
+        group.gather(b"")?;
+        let mut run = match (lock, &newest.checkpoint) {
+            (Some(lock), Some(found)) => {
+                RunFolder::resume(lock, RunInfo::default(), &found.state, &newest.damaged)?
+            }
+            (Some(lock), None) => RunFolder::create(lock, RunInfo::default())?,
+            (None, _) => RunFolder::of_another(dir, RunInfo::default()),
         };
-        self.train_in(&mut run, newest.checkpoint.as_ref(), observer)
+        self.train_in(&mut run, Start { checkpoint: newest.checkpoint.as_ref(), group }, observer)
     }
 
     fn train_in(
         &self,
         run: &mut RunFolder,
-        checkpoint: Option<&Checkpoint>,
+        start: Start<'_>,
         observer: &mut dyn Observer,
     ) -> Result<Summary, TrainError> {
-        let start = Start { checkpoint };
+        let checkpoint = start.checkpoint;
         let data = TrainData {
             training: &self.data,
             evaluation: Some(&self.held_out),
@@ -126,7 +141,7 @@ impl Case {
     }
 
     /// What an uninterrupted run leaves.
-    fn whole(&self) -> BTreeMap<PathBuf, Vec<u8>> {
+    pub(super) fn whole(&self) -> BTreeMap<PathBuf, Vec<u8>> {
         let dir = TempDir::new().expect("a folder");
         self.train(dir.path(), &mut StopAt::never()).expect("trains");
         content(dir.path())
@@ -134,7 +149,7 @@ impl Case {
 }
 
 /// Every file of a run folder but the lock, the records without what depends on time and memory.
-fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+pub(super) fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
     let mut files = BTreeMap::new();
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
@@ -154,13 +169,18 @@ fn content(dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
 fn timeless(path: &Path) -> Vec<u8> {
     let line = |line: &str| {
         let mut record: serde_json::Map<String, Value> = serde_json::from_str(line).expect("a whole record");
-        record.retain(|key, _| !["seconds", "tokens_per_s", "peak_rss_bytes"].contains(&&key[..]));
+        record
+            .retain(|key, _| !["seconds", "tokens_per_s", "peak_rss_bytes", "reduction"].contains(&&key[..]));
         Value::Object(record).to_string()
     };
     fs::read_to_string(path).expect("reads").lines().map(line).collect::<Vec<_>>().join("\n").into_bytes()
 }
 
-fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, Vec<u8>>, what: &str) {
+pub(super) fn assert_same(
+    found: &BTreeMap<PathBuf, Vec<u8>>,
+    expected: &BTreeMap<PathBuf, Vec<u8>>,
+    what: &str,
+) {
     let names = |files: &BTreeMap<PathBuf, Vec<u8>>| files.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(found), names(expected), "{what}");
     for (name, bytes) in found {
@@ -169,7 +189,7 @@ fn assert_same(found: &BTreeMap<PathBuf, Vec<u8>>, expected: &BTreeMap<PathBuf, 
 }
 
 /// Stops when it is asked for the `left`-th time; keeps what it is told.
-struct StopAt {
+pub(super) struct StopAt {
     left: Option<usize>,
     skipped: Vec<SkipRecord>,
     restarts: Vec<(u64, u64)>,
@@ -177,11 +197,11 @@ struct StopAt {
 }
 
 impl StopAt {
-    fn ask(number: usize) -> Self {
+    pub(super) fn ask(number: usize) -> Self {
         StopAt { left: Some(number), ..StopAt::never() }
     }
 
-    fn never() -> Self {
+    pub(super) fn never() -> Self {
         StopAt { left: None, skipped: Vec::new(), restarts: Vec::new(), warnings: 0 }
     }
 }
@@ -553,7 +573,7 @@ fn a_run_goes_on_when_the_disk_is_full_for_a_while() {
         let mut observer = StopAt::never();
         let result = RunFolder::create_on(Box::new(disk.clone()), lock, RunInfo::default())
             .map_err(TrainError::from)
-            .and_then(|mut run| case.train_in(&mut run, None, &mut observer));
+            .and_then(|mut run| case.train_in(&mut run, Start::default(), &mut observer));
         let what = format!("full at operation {at}");
         match result {
             Ok(_) => {

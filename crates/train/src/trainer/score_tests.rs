@@ -31,11 +31,11 @@ fn fixtures() -> PathBuf {
 }
 
 /// A run on the rows of the fixtures.
-struct Case {
-    model: Model,
+pub(super) struct Case {
+    pub(super) model: Model,
     start: &'static str,
-    data: Dataset,
-    options: TrainOptions,
+    pub(super) data: Dataset,
+    pub(super) options: TrainOptions,
 }
 
 impl Case {
@@ -61,16 +61,16 @@ impl Case {
         Case { model, start, data, options }
     }
 
-    fn reward() -> Self {
+    pub(super) fn reward() -> Self {
         Case::new("reward", "pairs", Some(PreferenceOptions::of(Judging::named("reward").expect("there"))))
     }
 
-    fn classes() -> Self {
+    pub(super) fn classes() -> Self {
         Case::new("classes", "texts", None)
     }
 
     /// The adapter that training begins from.
-    fn adapter(&self) -> Adapter {
+    pub(super) fn adapter(&self) -> Adapter {
         let dir = fixtures().join("scores").join(self.start);
         let mut adapter = adapter::load(&dir, self.model.config(), Device::Cpu).expect("loads");
         self.model.prepare(&mut adapter);

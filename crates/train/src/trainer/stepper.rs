@@ -1,8 +1,8 @@
 //! One optimizer step, and one evaluation: what of a run is arithmetic.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use lorafit_data::{Dataset, Samples};
+use lorafit_data::{Dataset, Groups, Samples};
 use lorafit_kernels::ops::cross_entropy::Objective;
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
@@ -11,11 +11,13 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters};
 
 use super::TrainOptions;
+use super::error::NotTaken;
 use super::judged::{Few, Judged};
 use crate::best_by::BestBy;
 use crate::checkpoint::State;
-use crate::classify;
-use crate::evaluate::evaluate_in;
+use crate::classify::{self, ClassEvaluation};
+use crate::evaluate::{Evaluation, sum_in};
+use crate::group::{ALONE, GroupError, ProcessGroup, Reducer, Reduction};
 use crate::guard::{Culprit, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
 use crate::metrics::{EvaluationRecord, StepRecord};
@@ -37,6 +39,8 @@ pub(super) struct Computed {
     tokens: u64,
     /// Of judged replies.
     preference: Option<PreferenceMetrics>,
+    /// Of several processes.
+    reduction: Option<Reduction>,
 }
 
 /// What the micro-batches of a step came to.
@@ -47,7 +51,15 @@ struct Summed {
     tokens: u64,
     /// Tokens that count in the loss.
     supervised: usize,
-    preference: Option<PreferenceMetrics>,
+    /// Of judged replies.
+    judged: Option<SummedJudgements>,
+}
+
+/// What of judged replies means are made of, and how far the model is from its reference.
+struct SummedJudgements {
+    sums: Sums,
+    apart: Option<f64>,
+    objective: &'static preference::Objective,
 }
 
 /// What held-out rows came to.
@@ -62,11 +74,13 @@ pub(super) struct Evaluated {
 struct Chance {
     mask: Option<Mask>,
     noise: Option<EmbeddingNoise>,
+    /// Of this process; others have other streams.
+    rank: u64,
 }
 
 impl Chance {
     /// In step `number`.
-    fn of(parameters: &Parameters<'_>, options: &TrainOptions, number: u64) -> Self {
+    fn of(parameters: &Parameters<'_>, options: &TrainOptions, number: u64, rank: usize) -> Self {
         let p = parameters.dropout();
         let mask = (p > 0.0).then(|| Mask { p, seed: random::mix(options.seed) }.derive(number));
         let noise = options.neftune_alpha.map(|alpha| {
@@ -74,14 +88,14 @@ impl Chance {
             let seed = random::mix(random::mix(!options.seed) ^ random::mix(number));
             EmbeddingNoise { alpha, seed }
         });
-        Chance { mask, noise }
+        Chance { mask, noise, rank: rank as u64 }
     }
 
     /// In a micro-batch of it.
     fn active<'a>(self, adapter: Option<&'a Adapter>, part: usize) -> ActiveAdapter<'a> {
-        let mask = self.mask.map(|mask| mask.derive(part as u64));
-        let noise =
-            self.noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part as u64), ..noise });
+        let part = (self.rank << 32) | part as u64;
+        let mask = self.mask.map(|mask| mask.derive(part));
+        let noise = self.noise.map(|noise| EmbeddingNoise { seed: noise.seed ^ random::mix(part), ..noise });
         ActiveAdapter { adapter, mask, noise }
     }
 }
@@ -94,6 +108,9 @@ pub(super) fn schedule_of(options: &TrainOptions, steps: u64) -> Schedule {
 
 /// One optimizer step after another, and what lives between them beside the parameters.
 pub(crate) struct Stepper<'a> {
+    /// The processes that take its steps together.
+    pub(super) group: &'a dyn ProcessGroup,
+    reducer: Reducer,
     /// Of training on judged replies.
     pub(super) judged: Option<Judged<'a>>,
     /// By what the best evaluation is told.
@@ -116,6 +133,8 @@ impl<'a> Stepper<'a> {
     ) -> Self {
         let gradients = parameters.zero_gradients();
         Stepper {
+            group: &ALONE,
+            reducer: Reducer::default(),
             judged: None,
             best_by: options.best_by,
             buffers: Buffers::for_training(
@@ -175,9 +194,9 @@ impl<'a> Stepper<'a> {
         indices: &[usize],
         number: u64,
         options: &TrainOptions,
-    ) -> Result<StepRecord, Refusal> {
+    ) -> Result<StepRecord, NotTaken> {
         let started = Instant::now();
-        let Computed { loss, grad_norm, supervised, tokens: computed, preference } =
+        let Computed { loss, grad_norm, supervised, tokens: computed, preference, reduction } =
             self.compute(parameters, samples, indices, number, options)?;
         // The constant is that of torch.nn.utils.clip_grad_norm_.
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
@@ -202,6 +221,7 @@ impl<'a> Stepper<'a> {
             peak_rss_bytes: peak_rss_bytes(),
             peak_device_bytes: peak_device_bytes(parameters.model().device()),
             preference,
+            reduction,
         })
     }
 
@@ -213,19 +233,21 @@ impl<'a> Stepper<'a> {
         indices: &[usize],
         number: u64,
         options: &TrainOptions,
-    ) -> Result<Computed, Refusal> {
+    ) -> Result<Computed, NotTaken> {
         let of_step = self.samples_of(indices);
         let refusal = |culprit, value| {
             let mut lines: Vec<usize> = of_step.iter().map(|&i| samples.sample(i).row).collect();
             lines.dedup();
-            Refusal { step: number, culprit, value, lines }
+            NotTaken::Refused(Refusal { step: number, culprit, value, lines })
         };
-        let chance = Chance::of(parameters, options, number);
+        let chance = Chance::of(parameters, options, number, self.group.rank());
         self.gradients.clear();
-        let Summed { loss, tokens, supervised, preference } = match self.judged {
+        let summed = match self.judged {
             None => self.replies(parameters, samples, indices, chance, options),
-            Some(_) => self.judgements(parameters, samples, indices, chance, options),
+            Some(_) => self.judgements(parameters, samples, indices, chance, options)?,
         };
+        let (Summed { loss, tokens, supervised, judged }, waited) = self.of_all(summed)?;
+        let preference = judged.map(|judged| judged.sums.metrics(judged.apart, judged.objective));
         if let Some(adapter) = parameters.adapter() {
             self.gradients.clear_start(adapter);
         }
@@ -237,16 +259,57 @@ impl<'a> Stepper<'a> {
         if self.spike_above.is_some_and(|most| loss > most) {
             return Err(refusal(Culprit::LossSpike, loss));
         }
+        let reduction = self.reduce(waited)?;
         let grad_norm = sum_squares(&self.gradients.tensors().collect::<Vec<_>>()).sqrt();
         #[cfg(test)]
         let grad_norm = super::resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
         if !grad_norm.is_finite() {
             return Err(refusal(Culprit::GradientNorm, grad_norm));
         }
-        Ok(Computed { loss, grad_norm, supervised, tokens, preference })
+        Ok(Computed { loss, grad_norm, supervised, tokens, preference, reduction })
     }
 
-    /// Adds up the gradient of replies that are learnt as they are: the mean loss over their tokens.
+    /// The rows of `indices` that this process computes.
+    fn own_share(&self, samples: &Samples, rows: &Groups, indices: &[usize], how: Cut) -> Vec<usize> {
+        self.group.divide(samples, rows, indices, how.shares()).swap_remove(self.group.rank())
+    }
+
+    /// What the shares of all processes came to, and how long this one waited for the others.
+    fn of_all(&self, mut own: Summed) -> Result<(Summed, Duration), GroupError> {
+        let started = Instant::now();
+        if self.group.is_alone() {
+            return Ok((own, Duration::ZERO));
+        }
+        let sums = own.judged.as_ref().map(|judged| judged.sums).unwrap_or_default();
+        let numbers = [own.loss, own.tokens as f64].into_iter().chain(sums.to_numbers()).collect();
+        let all = self.group.gather_values(Some(numbers))?.unwrap_or_default();
+        let (mut loss, mut tokens, mut sums) = (0.0, 0, Sums::default());
+        for values in &all {
+            let Some([of_share, computed, of_judged @ ..]) = values.first_chunk::<12>() else { continue };
+            loss += of_share;
+            tokens += *computed as u64;
+            sums.add(&Sums::from_numbers(*of_judged));
+        }
+        own.judged.iter_mut().for_each(|judged| judged.sums = sums);
+        Ok((Summed { loss, tokens, ..own }, started.elapsed()))
+    }
+
+    /// Adds up the gradients of all processes.
+    fn reduce(&mut self, waited: Duration) -> Result<Option<Reduction>, GroupError> {
+        if self.group.is_alone() {
+            return Ok(None);
+        }
+        let (took, bytes) = self.reducer.sum(self.group, &mut self.gradients.tensors_mut())?;
+        Ok(Some(Reduction {
+            processes: self.group.size(),
+            wait_seconds: waited.as_secs_f64(),
+            seconds: took.as_secs_f64(),
+            bytes,
+        }))
+    }
+
+    /// Adds up the gradient of replies that are learnt as they are: the mean loss over the tokens of all rows, of which this process
+    /// computes a share.
     fn replies(
         &mut self,
         parameters: &Parameters<'_>,
@@ -260,7 +323,9 @@ impl<'a> Stepper<'a> {
         let objective = Objective { scale, smoothing: options.label_smoothing };
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let (mut losses, mut tokens) = (Vec::new(), 0);
-        for (part, micro) in cut(samples, indices, options.cut(model.config())).enumerate() {
+        let how = options.cut(model.config());
+        let own = self.own_share(samples, &Groups::alone(samples.len()), indices, how);
+        for (part, micro) in cut(samples, &own, how).enumerate() {
             let (active, stream) = (chance.active(adapter, part), micro.stream());
             let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
             losses.push(model.loss_and_gradient(active, stream, objective, buffers, gradients));
@@ -268,7 +333,7 @@ impl<'a> Stepper<'a> {
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
-        Summed { loss, tokens, supervised, preference: None }
+        Summed { loss, tokens, supervised, judged: None }
     }
 
     /// Adds up the gradient of judged replies.
@@ -279,18 +344,20 @@ impl<'a> Stepper<'a> {
         indices: &[usize],
         chance: Chance,
         options: &TrainOptions,
-    ) -> Summed {
-        let Stepper { judged, buffers, gradients, .. } = self;
+    ) -> Result<Summed, GroupError> {
+        let Stepper { judged, buffers, gradients, group, .. } = self;
+        let group = *group;
         let judged = judged.as_mut().expect("rows are judged");
         let Judged { options: preference, training: rows, reference, longest, .. } = judged;
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let how = options.cut(model.config());
         let reference = reference.as_mut();
-        let mut computing = Computing { model, adapter, reference, cut: how, buffers };
-        let apart = distance(&mut computing, samples, indices, *longest, preference);
+        let mut computing = Computing { model, adapter, reference, cut: how, buffers, group };
+        let apart = distance(&mut computing, samples, indices, *longest, preference)?;
         let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
         let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
-        let micro_batches = cut_groups(samples, &rows.groups, indices, how, with_prompt(preference));
+        let own = group.divide(samples, &rows.groups, indices, how.shares()).swap_remove(group.rank());
+        let micro_batches = cut_groups(samples, &rows.groups, &own, how, with_prompt(preference));
         for (part, micro) in micro_batches.enumerate() {
             let (active, stream) = (chance.active(adapter, part), micro.stream());
             let of_micro = |losses: &[f32]| {
@@ -305,10 +372,11 @@ impl<'a> Stepper<'a> {
         let of_rows =
             |&i: &usize| rows.groups.range(i).map(|i| samples.sample(i).supervised_tokens()).sum::<usize>();
         let supervised = indices.iter().map(of_rows).sum();
-        Summed { loss, tokens, supervised, preference: Some(sums.metrics(apart, preference.objective)) }
+        let judged = SummedJudgements { sums, apart, objective: preference.objective };
+        Ok(Summed { loss, tokens, supervised, judged: Some(judged) })
     }
 
-    /// Evaluates after the step that `state` is at; `None` if it is to `stop`.
+    /// Evaluates after the step that `state` is at, each process a share of the rows; `None` if one of them is to `stop`.
     pub(super) fn evaluation(
         &mut self,
         parameters: &Parameters<'_>,
@@ -316,27 +384,40 @@ impl<'a> Stepper<'a> {
         cut: Cut,
         state: &State,
         stop: &mut dyn FnMut() -> bool,
-    ) -> Option<Evaluated> {
+    ) -> Result<Option<Evaluated>, GroupError> {
         let started = Instant::now();
-        let (model, adapter) = (parameters.model(), parameters.adapter());
+        let (model, adapter, group) = (parameters.model(), parameters.adapter(), self.group);
         let mut classes = None;
+        let samples = &data.samples;
+        let divided = || {
+            let all: Vec<usize> = (0..samples.len()).collect();
+            group.divide(samples, &Groups::alone(samples.len()), &all, cut.shares())
+        };
         let (loss, perplexity, preference, margins) = match &mut self.judged {
             None if model.config().labels.is_some() => {
-                let found =
-                    classify::evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                let (divided, buffers) = (divided(), &mut self.buffers);
+                let own = (samples, &divided[group.rank()][..]);
+                let own = classify::scores_in(model, adapter, own, cut, buffers, stop);
+                let Some(scores) = scores_of_all(group, &divided, own, model.config().outputs())? else {
+                    return Ok(None);
+                };
+                let found = ClassEvaluation::of(samples, scores);
                 classes = Some(found.metrics);
                 (found.loss, None, None, Vec::new())
             }
             None => {
-                let found = evaluate_in(model, adapter, &data.samples, cut, &mut self.buffers, stop)?;
+                let own = (samples, &divided()[group.rank()][..]);
+                let own = sum_in(model, adapter, own, cut, &mut self.buffers, stop).map(|sum| [sum]);
+                let Some([sum]) = group.add_up(own)? else { return Ok(None) };
+                let found = Evaluation::of(samples, sum);
                 (found.loss, Some(found.perplexity), None, Vec::new())
             }
             Some(Judged { options, evaluation, reference, longest, .. }) => {
                 let rows = evaluation.as_ref().expect("held-out rows are judged");
                 let (buffers, reference) = (&mut self.buffers, reference.as_mut());
-                let mut computing = Computing { model, adapter, reference, cut, buffers };
-                let samples = &data.samples;
+                let mut computing = Computing { model, adapter, reference, cut, buffers, group };
                 let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
+                let Some(found) = found else { return Ok(None) };
                 (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))
             }
         };
@@ -351,6 +432,30 @@ impl<'a> Stepper<'a> {
         };
         // What the run begins with is there already.
         let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
-        Some(Evaluated { record: EvaluationRecord { best, ..record }, margins })
+        Ok(Some(Evaluated { record: EvaluationRecord { best, ..record }, margins }))
     }
+}
+
+/// The scores of all samples, each of which one process has computed; `None` if one of them was stopped.
+fn scores_of_all(
+    group: &dyn ProcessGroup,
+    divided: &[Vec<usize>],
+    own: Option<Vec<Vec<f32>>>,
+    labels: usize,
+) -> Result<Option<Vec<Vec<f32>>>, GroupError> {
+    if group.is_alone() {
+        return Ok(own);
+    }
+    let of_share = |scores: Vec<Vec<f32>>| {
+        let of_sample = |&i: &usize| scores[i].iter().map(|score| f64::from(*score)).collect::<Vec<_>>();
+        divided[group.rank()].iter().flat_map(of_sample).collect()
+    };
+    let Some(all) = group.gather_values(own.map(of_share))? else { return Ok(None) };
+    let mut scores = vec![Vec::new(); divided.iter().map(Vec::len).sum()];
+    for (share, values) in divided.iter().zip(&all) {
+        for (i, of_sample) in share.iter().zip(values.chunks(labels)) {
+            scores[*i] = of_sample.iter().map(|score| *score as f32).collect();
+        }
+    }
+    Ok(Some(scores))
 }

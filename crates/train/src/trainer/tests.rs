@@ -69,7 +69,8 @@ pub(super) fn train_until(
     };
     let mut parameters = Parameters::Adapter { model, adapter: &mut adapter };
     let mut observer = StopAfter { steps: stop_at.unwrap_or(u64::MAX), done: 0 };
-    train(&mut parameters, data, options, Start { checkpoint }, &mut run, &mut observer).expect("trains");
+    train(&mut parameters, data, options, Start { checkpoint, ..Start::default() }, &mut run, &mut observer)
+        .expect("trains");
     adapter
 }
 

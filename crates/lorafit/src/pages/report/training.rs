@@ -464,6 +464,7 @@ mod tests {
             tokens_per_s: 1.0,
             peak_rss_bytes: 1,
             peak_device_bytes: None,
+            reduction: None,
             preference: None,
         };
         let steps: Vec<StepRecord> = (1..=400).map(step).collect();
