@@ -108,7 +108,7 @@ void multiply(void* with) {
     }
     const auto a = gathered(p->a, p->of_a, rows, inner, p->of.transposed[0]);
     const auto b = gathered(p->b, p->of_b, cols, inner, !p->of.transposed[1]);
-    if (setting("FAKE_CUBLAS_SLOW", 0) == p->parts) usleep(30000);
+    if (setting("FAKE_CUBLAS_SLOW", 0) == p->parts) usleep(250000);
     const uint64_t length = (inner + p->parts - 1) / p->parts;
     for (uint64_t y = 0; y < cols; y++)
         for (uint64_t x = 0; x < rows; x++) {
