@@ -170,3 +170,42 @@ fn trials_of_a_sweep_take_settings_as_they_are() {
     }
     assert!(well(place.path(), &["train", "--help"]).contains("--preset"));
 }
+
+#[test]
+fn a_run_that_has_more_to_learn_at_its_end_goes_on() {
+    let place = place(60);
+    let place = place.path();
+    let flags = ["--preset", "off", "--max-steps", "4", "--lr", "1e-2", "--eval-every", "1"];
+    let told = train(place, "run", &[&flags[..], &["--restarts", "1"]].concat());
+    assert!(told.contains("4 optimizer steps, up to 12 where there is more to learn at the end"), "{told}");
+    let goes_on = "step 4  the held-out loss still falls: the learning rate begins anew, for 8 more steps";
+    assert!(told.contains(goes_on), "{told}");
+    assert!(told.contains("finished after 12 steps"), "{told}");
+    let record = fs::read_to_string(place.join("run/run.json")).expect("run.json");
+    assert!(record.contains("\"total_steps\":12"), "{record}");
+    // Programs that read its log are told, too.
+    let told = train(place, "log", &[&flags[..], &["--restarts", "1", "--log", "json"]].concat());
+    assert!(told.contains("\"restart\"") && told.contains("\"reason\":\"still-falling\""), "{told}");
+    assert!(train(place, "once", &flags).contains("finished after 4 steps"));
+}
+
+#[test]
+fn tokens_at_once_are_those_of_a_step() {
+    let place = place(60);
+    let place = place.path();
+    let flags = ["--preset", "off", "--max-steps", "1", "--batch-size", "32", "--micro-batch-tokens", "auto"];
+    let told = train(place, "run", &flags);
+    let line =
+        told.lines().find(|line| line.contains("--micro-batch-tokens auto: ")).expect("what was found");
+    let found: usize = kept(place, "run", "micro-batch-tokens").expect("kept").parse().expect("a number");
+    assert!(line.contains(&format!("auto: {found}, since the 32 rows of a step have about ")), "{line}");
+    let tokens: usize = line
+        .split("about ")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect("tokens")
+        .replace(',', "")
+        .parse()
+        .expect("a number");
+    assert!(found >= 512 && found / 2 < tokens.max(512) && tokens <= found, "{line}");
+}
