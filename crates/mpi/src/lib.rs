@@ -1,4 +1,4 @@
-//! Processes that train together, over MPI: [`Mpi`] is a [`ProcessGroup`](lorafit_train::ProcessGroup) of `lorafit-train`.
+//! Processes that train together, over MPI: `Mpi` is a [`ProcessGroup`](lorafit_train::ProcessGroup) of `lorafit-train`.
 //!
 //! It is there with the feature `mpi` alone, which needs the `mpicc` of Open MPI or MPICH. The two have other binary interfaces, so
 //! that what is called of MPI is a shim in C (`shim.c`), compiled by that `mpicc`; all unsafe code is in `sys.rs`.
