@@ -359,16 +359,15 @@ impl<'a> Cursor<'a> {
             return self.json_calls(Some(close), Shape::Named);
         }
         let mut calls = Vec::new();
-        loop {
-            calls.push(self.python_call()?);
-            self.part_of_list(']')?;
-            self.blank();
-            if self.peek()? == ']' {
-                self.at += 1;
-                self.close(close)?;
-                return Ok(calls);
-            }
+        self.parts(']', |cursor| {
+            calls.push(cursor.python_call()?);
+            Ok(())
+        })?;
+        if calls.is_empty() {
+            return Err(Stop::No);
         }
+        self.close(close)?;
+        Ok(calls)
     }
 
     /// `<invoke name="f">`, with parameters one by one.

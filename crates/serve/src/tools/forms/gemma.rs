@@ -37,22 +37,18 @@ impl Cursor<'_> {
     fn entries(&mut self, marks: &Marks, levels: usize) -> Read<Value> {
         self.take("{")?;
         let mut entries = Map::new();
-        loop {
-            self.blank();
-            if self.peek()? == '}' {
-                self.at += 1;
-                return Ok(Value::Object(entries));
-            }
-            let key = match self.begins(marks.quote)? {
-                true => self.until(marks.quote)?,
-                false => self.key()?,
+        self.parts('}', |cursor| {
+            let key = match cursor.begins(marks.quote)? {
+                true => cursor.until(marks.quote)?,
+                false => cursor.key()?,
             };
             let key = key.to_owned();
-            self.blank();
-            self.take(":")?;
-            entries.insert(key, self.marked_value(marks, levels)?);
-            self.part_of_list('}')?;
-        }
+            cursor.blank();
+            cursor.take(":")?;
+            entries.insert(key, cursor.marked_value(marks, levels)?);
+            Ok(())
+        })?;
+        Ok(Value::Object(entries))
     }
 
     /// Takes a key without marks: up to the colon.
@@ -76,19 +72,7 @@ impl Cursor<'_> {
         }
         match self.peek()? {
             '{' => self.entries(marks, levels),
-            '[' => {
-                self.at += 1;
-                let mut items = Vec::new();
-                loop {
-                    self.blank();
-                    if self.peek()? == ']' {
-                        self.at += 1;
-                        return Ok(Value::Array(items));
-                    }
-                    items.push(self.marked_value(marks, levels)?);
-                    self.part_of_list(']')?;
-                }
-            }
+            '[' => self.items(|cursor| cursor.marked_value(marks, levels)),
             // Some texts come with the quotes of JSON.
             '"' => self.python_value(levels),
             _ => self.word_value(),

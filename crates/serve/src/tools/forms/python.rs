@@ -15,18 +15,14 @@ impl Cursor<'_> {
         self.blank();
         self.take("(")?;
         let mut arguments = Map::new();
-        loop {
-            self.blank();
-            if self.peek()? == ')' {
-                self.at += 1;
-                return Ok(Call { name, arguments: Value::Object(arguments) });
-            }
-            let key = self.name()?.to_owned();
-            self.blank();
-            self.take("=")?;
-            arguments.insert(key, self.python_value(MOST_LEVELS)?);
-            self.part_of_list(')')?;
-        }
+        self.parts(')', |cursor| {
+            let key = cursor.name()?.to_owned();
+            cursor.blank();
+            cursor.take("=")?;
+            arguments.insert(key, cursor.python_value(MOST_LEVELS)?);
+            Ok(())
+        })?;
+        Ok(Call { name, arguments: Value::Object(arguments) })
     }
 
     /// Takes a value: text, a number, a constant, a list or a dictionary, of Python or of JSON.
@@ -35,49 +31,49 @@ impl Cursor<'_> {
         self.blank();
         match self.peek()? {
             '"' | '\'' => self.python_text().map(Value::String),
-            '[' => {
-                self.at += 1;
-                let mut items = Vec::new();
-                loop {
-                    self.blank();
-                    if self.peek()? == ']' {
-                        self.at += 1;
-                        return Ok(Value::Array(items));
-                    }
-                    items.push(self.python_value(levels)?);
-                    self.part_of_list(']')?;
-                }
-            }
+            '[' => self.items(|cursor| cursor.python_value(levels)),
             '{' => {
                 self.at += 1;
                 let mut entries = Map::new();
-                loop {
-                    self.blank();
-                    if self.peek()? == '}' {
-                        self.at += 1;
-                        return Ok(Value::Object(entries));
-                    }
-                    let key = self.python_text()?;
-                    self.blank();
-                    self.take(":")?;
-                    entries.insert(key, self.python_value(levels)?);
-                    self.part_of_list('}')?;
-                }
+                self.parts('}', |cursor| {
+                    let key = cursor.python_text()?;
+                    cursor.blank();
+                    cursor.take(":")?;
+                    entries.insert(key, cursor.python_value(levels)?);
+                    Ok(())
+                })?;
+                Ok(Value::Object(entries))
             }
             _ => self.word_value(),
         }
     }
 
-    /// Takes the comma behind a part of a list, or nothing before `close`.
-    pub(super) fn part_of_list(&mut self, close: char) -> Read<()> {
-        self.blank();
-        match self.peek()? {
-            ',' => {
+    /// Takes a list from its bracket on, whose items `item` takes.
+    pub(super) fn items(&mut self, mut item: impl FnMut(&mut Self) -> Read<Value>) -> Read<Value> {
+        self.take("[")?;
+        let mut items = Vec::new();
+        self.parts(']', |cursor| {
+            items.push(item(cursor)?);
+            Ok(())
+        })?;
+        Ok(Value::Array(items))
+    }
+
+    /// Takes what `part` takes, with commas between, up to and with `close`. A comma may stand before it.
+    pub(super) fn parts(&mut self, close: char, mut part: impl FnMut(&mut Self) -> Read<()>) -> Read<()> {
+        loop {
+            self.blank();
+            if self.peek()? == close {
                 self.at += 1;
-                Ok(())
+                return Ok(());
             }
-            found if found == close => Ok(()),
-            _ => Err(Stop::No),
+            part(self)?;
+            self.blank();
+            match self.peek()? {
+                ',' => self.at += 1,
+                found if found == close => {}
+                _ => return Err(Stop::No),
+            }
         }
     }
 
