@@ -68,7 +68,7 @@ impl RestartState {
         let (&held_out, start) = (self.round.last()?, self.start?);
         let training = self.late_losses / self.late_steps as f64;
         let by_heart = training < KNOWN_BETTER * held_out;
-        // Of a run that learnt nothing at all the length is not to blame.
+        // A run that learnt nothing at all does not lack steps.
         let has_learnt = start - held_out > LEAST_FALL * start;
         let has_more = has_comparable_losses && self.late_steps > 0 && has_learnt;
         (has_more && !by_heart && held_out > MUCH_LEFT * start).then_some(RestartReason::NotByHeart)

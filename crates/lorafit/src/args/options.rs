@@ -163,7 +163,7 @@ pub type MicroBatchTokens = Auto<usize>;
 
 /// A number that can be automatic.
 pub trait Number: Copy + FromStr + fmt::Display + Serialize {
-    /// What is asked for, with an example.
+    /// Names the accepted values in an error, with an example.
     const EXPECTED: &'static str;
     /// From a whole number of a file.
     fn of_whole(value: u64) -> Option<Self>;

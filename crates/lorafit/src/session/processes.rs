@@ -15,7 +15,7 @@ use crate::args::train::TrainArgs;
 use crate::terminal::error::{self, CliError, Said, Stopped};
 use crate::terminal::host;
 
-/// Flags whose values are paths that may differ from machine to machine. What is in the files is compared by its hash.
+/// Flags that take paths. Paths may differ from machine to machine; the files are compared by their hashes.
 const PATHS: [&str; 3] = ["model", "data", "eval-data"];
 
 /// The processes that train together; this one alone, if it was not started with others.
@@ -152,7 +152,7 @@ impl Processes {
     }
 }
 
-/// What of an error is of the group.
+/// The error of the group that `error` holds, if it holds one.
 fn group_error(error: &anyhow::Error) -> Option<&GroupError> {
     match error.downcast_ref::<TrainError>() {
         Some(TrainError::Group(error)) => Some(error),

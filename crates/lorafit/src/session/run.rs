@@ -131,7 +131,7 @@ impl<'a> Ready<'a> {
         self.args.plan_request(shared, weights, self.trained.trainable())
     }
 
-    /// What is recomputed so that it fits, with its plan, where so many processes share the machine.
+    /// Which activations are recomputed so that the run fits, and its memory plan. `processes` share the machine.
     pub fn choose(&self, processes: usize) -> anyhow::Result<(Recompute, MemoryPlan)> {
         let (request, device) = (self.request(), self.base.model.device());
         // Where several processes add up their gradients.

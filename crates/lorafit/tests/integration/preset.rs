@@ -183,7 +183,7 @@ fn a_run_that_has_more_to_learn_at_its_end_goes_on() {
     assert!(told.contains("finished after 12 steps"), "{told}");
     let record = fs::read_to_string(place.join("run/run.json")).expect("run.json");
     assert!(record.contains("\"total_steps\":12"), "{record}");
-    // Programs that read its log are told, too.
+    // The log has an event for it.
     let told = train(place, "log", &[&flags[..], &["--restarts", "1", "--log", "json"]].concat());
     assert!(told.contains("\"restart\"") && told.contains("\"reason\":\"still-falling\""), "{told}");
     assert!(train(place, "once", &flags).contains("finished after 4 steps"));

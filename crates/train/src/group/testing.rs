@@ -17,7 +17,7 @@ struct Table {
 struct State {
     /// What each has said in this exchange.
     said: Vec<Option<Vec<u8>>>,
-    /// Of the exchange before, while not all have read it.
+    /// The messages of the exchange before this one. They stay until all threads have read them.
     heard: Vec<Vec<u8>>,
     /// How many have yet to read it.
     readers: usize,
@@ -71,7 +71,7 @@ impl OfThreads<'_> {
     }
 }
 
-/// A thread that is done, or panics, says no more; whoever waits for it is told.
+/// A thread that ends or panics sends nothing more. The threads that wait for it get an error.
 impl Drop for OfThreads<'_> {
     fn drop(&mut self) {
         if let Ok(mut state) = self.table.state.lock() {

@@ -7,8 +7,8 @@ use lorafit_model::{Buffers, Model};
 use crate::stream::{Cut, MicroBatchSize, cut};
 
 /// The log-probability of the replies of the samples `indices`, in the order of all samples, 0 for the others: the sum over a reply's
-/// targets, in nats. `on_progress` is told how many samples are done, and stops the computation by `false`; then there is no
-/// result.
+/// targets, in nats. `on_progress` gets the number of samples that are done. If it returns `false`, the computation stops without
+/// a result.
 pub(crate) fn reply_log_probabilities(
     model: &Model,
     adapter: Option<&Adapter>,
