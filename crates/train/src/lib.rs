@@ -133,7 +133,8 @@ pub use stream::MicroBatchSize;
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
 pub use trainer::{
-    Averaged, Divergence, Duration, Observer, Start, Summary, TrainData, TrainError, TrainOptions, train,
+    Averaged, Divergence, Duration, Observer, Start, StartLoss, Summary, TrainData, TrainError, TrainOptions,
+    train,
 };
 pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};
 pub use wilson::wilson_interval;

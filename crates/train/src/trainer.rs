@@ -77,6 +77,17 @@ impl Duration {
     }
 }
 
+/// The loss on held-out rows before the first step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StartLoss {
+    /// Nobody asks for it.
+    NotAsked,
+    /// It is computed.
+    Measured,
+    /// It is this one, which was computed elsewhere: a mean over tokens.
+    Known(f64),
+}
+
 /// Settings of the loop.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainOptions {
@@ -120,8 +131,8 @@ pub struct TrainOptions {
     pub seed: u64,
     /// Evaluate every so many steps, and at the end.
     pub eval_every: Option<u64>,
-    /// Evaluate what the run begins with too, before its first step.
-    pub evaluate_start: bool,
+    /// The evaluation of what the run begins with, before its first step.
+    pub start_loss: StartLoss,
     /// Which evaluation is the best.
     pub best_by: BestBy,
     /// End when evaluations no longer lower the loss.
@@ -165,7 +176,7 @@ impl TrainOptions {
             order: Order::File,
             seed: 0,
             eval_every: None,
-            evaluate_start: false,
+            start_loss: StartLoss::NotAsked,
             best_by: BestBy::Loss,
             patience: None,
             restarts: 0,
@@ -512,7 +523,7 @@ impl<'a, 'p> Training<'a, 'p> {
     fn evaluation_due(&self, finished: bool) -> Option<&'a Dataset> {
         let step = self.state.step;
         let due = match step {
-            0 => self.options.evaluate_start,
+            0 => self.options.start_loss != StartLoss::NotAsked,
             _ => finished || self.options.eval_every.is_some_and(|n| step.is_multiple_of(n)),
         };
         self.data.evaluation.filter(|_| due && self.state.evaluated != Some(step))
@@ -525,7 +536,10 @@ impl<'a, 'p> Training<'a, 'p> {
         let Training { parameters, options, run, observer, stepper, saver, state, .. } = self;
         let stop = &mut || observer.should_stop();
         let cut = Cut::of(parameters.model().config(), self.evaluation_tokens, options.prefix_sharing);
-        let found = stepper.evaluation(parameters, data, cut, state, stop)?;
+        let found = match options.start_loss {
+            StartLoss::Known(loss) if state.step == 0 => Some(Evaluated::known(loss)),
+            _ => stepper.evaluation(parameters, data, cut, state, stop)?,
+        };
         let Some(Evaluated { mut record, margins }) = found else { return Ok(()) };
         if record.best {
             match run.save_best(parameters) {

@@ -35,7 +35,8 @@ Examples:
 dW = scale B A is what the adapter adds to a weight W; it is never formed. effective rank: exp of the entropy of the
 singular values (Roy and Vetterli 2007), how many directions are used. stable rank: ||dW||_F^2 / ||dW||_2^2, how many are
 nearly as strong as the strongest. similarity: ||U_i^T V_j||_F^2 / min(i, j) (Hu et al. 2021, section 7.2), 1 where one
-subspace holds the other. Runs of one --seed begin with the same A and are alike on the side of inputs for that reason.")]
+subspace contains the other; sim. out is of output directions, sim. in of input directions. Runs with the same
+--seed start from the same A, so their input directions are similar for that reason alone.")]
 pub struct InspectArgs {
     /// Any PEFT LoRA adapter, or a run folder of train
     pub adapter: PathBuf,
@@ -166,7 +167,7 @@ fn summary(adapter: &AdapterFile) -> Vec<String> {
 
 fn table(layers: &[LayerNumbers], base: bool, against: bool) -> Vec<Vec<String>> {
     let head = ["layer", "module", "r", "scale", "||dW||", "/ ||W||", "eff. rank", "stable", "strongest"];
-    let overlap = ["alike out", "alike in", "first angle"];
+    let overlap = ["sim. out", "sim. in", "first angle"];
     let shown =
         head.iter().filter(|name| base || **name != "/ ||W||").chain(overlap.iter().filter(|_| against));
     let mut lines: Vec<Vec<String>> = vec![shown.map(|name| (*name).to_owned()).collect()];

@@ -173,24 +173,27 @@ fn add_adapters(
         let text = "--layer is for the adapters of two runs or more";
         return Err(CliError::usage(text).hint("give another run to compare with").into());
     }
+    let mut layers = Vec::new();
     for (i, ((name, _), file)) in found.iter().zip(&files).enumerate() {
         let base = adapter_numbers::open_base(args.model.as_deref(), file, args.common.quiet)?;
-        let layers = adapter_numbers::of(file, base.as_ref(), files.get(i + 1))?;
-        adapter_section::add(report, name, file, &layers);
-        if let Some((other, dir)) = found.get(i + 1) {
-            match check_overlap(&layers, &file.path, dir) {
-                Ok(()) => {
-                    adapter_section::add_overlap(report, name, other, &layers);
-                    let layer = compared_layer(&layers, args.layer.as_deref())?;
-                    adapter_section::add_directions(
-                        report,
-                        (name, file),
-                        (other, &files[i + 1]),
-                        &layer.path,
-                    );
-                }
-                Err(error) => report.note(&format!("{error}.")),
+        let of_run = adapter_numbers::of(file, base.as_ref(), files.get(i + 1))?;
+        adapter_section::add(report, name, file, &of_run);
+        layers.push(of_run);
+    }
+    for (i, (layers, pair)) in layers.iter().zip(found.windows(2)).enumerate() {
+        let [(one, _), (other, dir)] = pair else { unreachable!("windows of two") };
+        match check_overlap(layers, &files[i].path, dir) {
+            Ok(()) => {
+                adapter_section::add_overlap(report, one, other, layers);
+                let layer = compared_layer(layers, args.layer.as_deref())?;
+                adapter_section::add_directions(
+                    report,
+                    (one, &files[i]),
+                    (other, &files[i + 1]),
+                    &layer.path,
+                );
             }
+            Err(error) => report.note(&format!("{error}.")),
         }
     }
     Ok(found)

@@ -166,6 +166,13 @@ pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
 }
 
+/// A line of the terminal as a sentence of a page: with a capital letter and a full stop.
+pub fn sentence(line: &str) -> String {
+    let mut letters = line.chars();
+    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
+    format!("{first}{}.", letters.as_str())
+}
+
 /// Text as it stands in an element or in a quoted attribute, of HTML and of SVG.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());

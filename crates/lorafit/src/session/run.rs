@@ -10,8 +10,8 @@ use lorafit_model::{ActivationDtype, ActivationPolicy, Parameters, Recompute, Tr
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
     BestBy, Duration, Identity, Largest, MemoryPlan, Observer, Origin, Patience, PlanRequest, ProcessGroup,
-    Reduction, ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, Summary,
-    TrainData, TrainError, TrainOptions, largest_micro_batches, machine, train,
+    Reduction, ReferenceRequest, RunError, RunFolder, RunHistory, RunInfo, RunLock, Start, StartLoss,
+    Summary, TrainData, TrainError, TrainOptions, largest_micro_batches, machine, train,
 };
 
 use crate::args::config_file;
@@ -102,9 +102,9 @@ impl<'a> Ready<'a> {
         Ok(Ready { args, base, data, options, resumption, identity, trained, reference, group })
     }
 
-    /// Leaves out the evaluation of what the run begins with.
-    pub fn without_start(mut self) -> Self {
-        self.options.evaluate_start = false;
+    /// Takes the loss of what the run begins with as known instead of evaluating it.
+    pub fn with_start_loss(mut self, loss: f64) -> Self {
+        self.options.start_loss = StartLoss::Known(loss);
         self
     }
 
@@ -513,7 +513,7 @@ impl TrainArgs {
             max_grad_norm: (self.max_grad_norm > 0.0).then_some(self.max_grad_norm),
             order: if self.no_shuffle { Order::File } else { Order::Shuffled { seed } },
             seed,
-            evaluate_start: true,
+            start_loss: StartLoss::Measured,
             best_by: self.best_by.map(BestBy::from).unwrap_or_default(),
             eval_every: self.eval_every.map(|n| n as u64),
             patience: self.patience.map(|evaluations| Patience {

@@ -344,10 +344,10 @@ impl Trial {
         record
     }
 
-    /// The losses of its evaluations so far.
+    /// The losses of its evaluations after steps so far.
     pub fn curve(&self) -> Curve {
         let evaluations = RunHistory::read(&self.dir).map(|history| history.evaluations).unwrap_or_default();
-        evaluations.iter().map(|e| (e.step, e.loss)).collect()
+        evaluations.iter().filter(|e| e.step > 0).map(|e| (e.step, e.loss)).collect()
     }
 
     /// The last outcome.

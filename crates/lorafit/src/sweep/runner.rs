@@ -213,9 +213,12 @@ impl Runner<'_> {
         };
         let base_loss = self.inputs.base_loss(place, args, &mut stopping);
         let fresh = resumption.checkpoint.is_none().then(|| Trained::fresh(args, base)).transpose()?;
-        // Every trial begins with the same loss.
         let shared = Shared { base, data, reference: self.inputs.reference(place), group: &ALONE };
-        let mut ready = Ready::new(args, shared, resumption, fresh, &mut quiet)?.without_start();
+        let mut ready = Ready::new(args, shared, resumption, fresh, &mut quiet)?;
+        // A fresh adapter changes nothing: all trials that begin with one begin with the loss of the base.
+        if let Some(loss) = base_loss.filter(|_| args.adapter.is_none()) {
+            ready = ready.with_start_loss(loss);
+        }
         let planned = &self.plan.trials[place];
         let (summary, _locked) = ready.train(Some(lock), planned.recompute, &planned.plan, &mut watcher)?;
         if summary.interrupted && !watcher.is_at_milestone() && !watcher.is_losing {
@@ -362,6 +365,10 @@ impl Observer for Watcher<'_> {
     }
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
+        // What all trials begin with tells none from another.
+        if record.step == 0 {
+            return;
+        }
         self.evaluated = Some(record.step);
         let mut curves = self.curves.lock().unwrap_or_else(PoisonError::into_inner);
         let curve = curves.entry(self.trial).or_default();

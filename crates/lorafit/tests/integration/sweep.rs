@@ -147,6 +147,28 @@ fn a_trial_side_by_side_has_the_bits_of_the_printed_train_command() {
     assert!(csv.starts_with("trial,state,alpha,rank,metric,metric_low,metric_high,step,"), "{csv}");
 }
 
+/// The base is evaluated once for all trials; each has its loss at step 0 and a verdict on its held-out rows.
+#[test]
+fn trials_are_judged_by_their_held_out_rows_from_the_loss_of_the_base() {
+    let place = Place::new("max-steps = 8\n", "[search]\nrank = [2, 4]\n");
+    assert_ended_well(&place.sweep(&[]));
+    for row in place.rows() {
+        let trial = place.trial(row["trial"].as_u64().expect("a number") as usize);
+        let read = |name: &str| fs::read_to_string(trial.join(name)).expect("written");
+        let verdict: Value = serde_json::from_str(&read("verdict.json")).expect("an object");
+        assert_eq!(verdict["of"], "held-out", "{verdict}");
+        assert_eq!(verdict["from"], row["base_loss"], "{verdict}");
+        let evaluations = read("evaluations.jsonl");
+        let first: Value =
+            serde_json::from_str(evaluations.lines().next().expect("a line")).expect("an object");
+        assert_eq!((&first["step"], &first["loss"]), (&0.into(), &row["base_loss"]));
+        assert_eq!(first["best"], false);
+    }
+    assert_ended_well(&place.run(&["report", "s/trials/000", "--out", "page.html"]));
+    let page = fs::read_to_string(place.path("page.html")).expect("a page");
+    assert!(!page.contains("no rows were held out"), "{page}");
+}
+
 #[test]
 fn a_sweep_killed_and_started_again_repeats_nothing_that_was_finished() {
     let place = Place::new("max-steps = 40\ncheckpoint-every = 1\n", GRID);

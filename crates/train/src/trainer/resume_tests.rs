@@ -294,7 +294,7 @@ fn resume_reproduces_a_run_that_is_restarted() {
     case.held_out = dataset(Draws(1).tree(11));
     case.options.duration = Duration::Epochs(1.0);
     case.options.eval_every = Some(3);
-    case.options.evaluate_start = true;
+    case.options.start_loss = StartLoss::Measured;
     case.options.restarts = 2;
     case.options.averaging = Some(Averaging::Last(4));
     case.options.patience = Some(Patience { evaluations: 3, min_delta: 0.0 });

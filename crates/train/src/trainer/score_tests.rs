@@ -176,7 +176,7 @@ fn a_head_whose_run_was_stopped_goes_on_with_the_same_bits() {
         let mut case = new();
         case.options.order = Order::Shuffled { seed: 9 };
         case.options.eval_every = Some(1);
-        case.options.evaluate_start = true;
+        case.options.start_loss = StartLoss::Measured;
         let values = |adapter: &Adapter| -> Vec<Vec<f32>> {
             adapter.tensors().map(|tensor| tensor.to_vec(tensor.len())).collect()
         };

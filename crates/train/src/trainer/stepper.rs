@@ -69,6 +69,16 @@ pub(super) struct Evaluated {
     pub(super) margins: Vec<f64>,
 }
 
+impl Evaluated {
+    /// What is known of the start of a run without computing it: the mean loss of its tokens.
+    pub(super) fn known(loss: f64) -> Self {
+        let (step, best, seconds, preference, classes) = (0, false, 0.0, None, None);
+        let perplexity = Some(loss.exp());
+        let record = EvaluationRecord { step, loss, perplexity, best, seconds, preference, classes };
+        Evaluated { record, margins: Vec::new() }
+    }
+}
+
 /// What chance does in a step.
 #[derive(Clone, Copy)]
 struct Chance {

@@ -258,7 +258,7 @@ impl Figure {
         };
         match outliers {
             Some(([low, high], beyond)) => format!(
-                "{} Colours span {} to {}; {} beyond, more than three interquartile ranges from the quartiles, {} the colour \
+                "{} Colours span {} to {}; {} outside, more than three interquartile ranges from the quartiles, {} the colour \
                  of the nearer end.",
                 self.description,
                 short(scale::three_digits(low)),

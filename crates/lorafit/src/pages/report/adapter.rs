@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style};
-use crate::pages::shell::{escape, table};
+use crate::pages::shell::{escape, sentence, table};
 use crate::session::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
 
 /// Bars of a distribution.
@@ -22,15 +22,15 @@ const DIRECTIONS: usize = 32;
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
     report.html(&format!("<h3>{}</h3>\n", escape(name)));
     report.note(&format!(
-        "{}. This is a sign, not a proof: the held-out loss of a run with another rank decides.",
-        verdict(layers)
+        "{} This is a sign, not a proof: train with another rank and compare the held-out losses.",
+        sentence(&verdict(layers))
     ));
     for beside in &adapter.beside {
-        report.note(&format!("Also there, and not looked at: {beside}."));
+        report.note(&format!("Not shown here: {beside}."));
     }
     let relative = layers.iter().any(|layer| layer.relative_norm.is_some());
     if !relative {
-        report.note("The base is not on this machine (--model), so changes are given by their own size.");
+        report.note("The base is not on this machine (--model names it), so changes are not shown relative to the weights.");
     }
     let title = "Which layers change most";
     let size = match relative {
@@ -74,10 +74,10 @@ fn heat_map(
         (module.to_owned(), values.collect())
     };
     let (description, range) = match name {
-        "change" => ("Frobenius norm of the update of each weight; the brighter, the larger.", None),
+        "change" => ("Frobenius norm of each weight's update; brighter is larger.", None),
         "effective_rank" => ("exp of the entropy of the singular values (Roy and Vetterli 2007).", None),
         _ => (
-            "Similarity of Hu et al. 2021, section 7.2: 1 where one subspace holds the other, near 0 by chance.",
+            "Similarity as in Hu et al. 2021, section 7.2: 1 where one subspace contains the other, near 0 for random ones.",
             Some([0.0, 1.0]),
         ),
     };
@@ -134,7 +134,7 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
         series,
     });
     let title = format!("Spectrum: {module}");
-    let description = "A line a layer. Where it falls steeply the rank is larger than needed; where it stays level it may be too small.";
+    let description = "One line per layer. A steep fall suggests that the rank is larger than needed; a level line, that it is too small.";
     figure(run, &format!("spectrum-{}", slug(module)), &title, description, plot)
 }
 
@@ -145,12 +145,8 @@ type Entries = fn(&Factors) -> Vec<f32>;
 fn distributions(run: &str, adapter: &AdapterFile) -> Vec<Figure> {
     let kinds: [(&str, &str, Entries); 3] = [
         ("A", "All entries of the factors A.", |factors| factors.a.clone()),
-        ("B", "All entries of the factors B, which begin at zero.", |factors| factors.b.clone()),
-        (
-            "dW",
-            "Entries of 8 evenly spaced rows of each dW = s B A; the whole is never formed.",
-            sampled_rows,
-        ),
+        ("B", "All entries of the factors B, which start at zero.", |factors| factors.b.clone()),
+        ("dW", "Entries of 8 evenly spaced rows of each dW = s B A.", sampled_rows),
     ];
     kinds.map(|(name, description, entries)| distribution(run, adapter, name, description, entries)).into()
 }
@@ -220,8 +216,8 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
     let chance = median(layers.iter().filter_map(|l| Some(l.overlap.as_ref()?.outputs.by_chance)));
     report.html(&format!("<h3>{}</h3>\n", escape(&format!("{one} and {other}"))));
     report.note(&format!(
-        "Subspaces that have nothing to do with each other would be alike by {:.3} (median). Runs of one seed begin with the \
-         same A and are alike on the side of inputs for that reason.",
+        "Random subspaces would have a similarity of {:.3} (median). Runs with the same random seed start from the same A, so \
+         their input directions are similar for that reason alone.",
         chance.unwrap_or_default()
     ));
     report.figures(vec![
@@ -229,7 +225,7 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
             &name,
             layers,
             "alike_outputs",
-            "Alike: directions of the output",
+            "Similarity of output directions",
             Name::new("similarity", "similarity"),
             side(|o| o.outputs.similarity),
         ),
@@ -237,7 +233,7 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
             &name,
             layers,
             "alike_inputs",
-            "Alike: directions of the input",
+            "Similarity of input directions",
             Name::new("similarity", "similarity"),
             side(|o| o.inputs.similarity),
         ),
@@ -255,7 +251,7 @@ pub fn add_directions(
     let update = |file: &AdapterFile| file.factors.iter().find(|f| f.path == layer).map(Update::of);
     let changed = |file| update(file).filter(|update| update.rank() > 0);
     let (Some(first), Some(second)) = (changed(file), changed(other_file)) else {
-        report.note(&format!("{layer} has no directions to compare: it is as it was in one of both."));
+        report.note(&format!("{layer} has no directions to compare: one of the runs did not change it."));
         return;
     };
     let overlap = first.overlap(&second);
@@ -276,10 +272,10 @@ fn directions((one, other): (&str, &str), layer: &str, side: &str, subspaces: &S
         value: Name::new("similarity", "similarity"),
         range: Some([0.0, 1.0]),
     };
-    let title = format!("Alike: first directions of the {side}");
+    let title = format!("Similarity of the strongest {side} directions");
     let description = format!(
-        "{layer}: similarity of the first i directions of one and the first j of the other (Hu et al. 2021, section 7.2), 1 \
-         where one subspace holds the other. --layer chooses another layer."
+        "{layer}: similarity of the first i directions of one run and the first j of the other (Hu et al. 2021, section 7.2); \
+         1 where one subspace contains the other. --layer chooses another layer."
     );
     figure(&format!("{one}-{other}"), &format!("directions_{side}"), &title, &description, Plot::HeatMap(map))
 }
@@ -298,6 +294,6 @@ fn angles(name: &str, layers: &[LayerNumbers]) -> Figure {
         y: Axis::linear("principal angle, degrees", "angle_degrees"),
         series,
     });
-    let description = "Between the directions of the output, median over layers: 0 is a direction both have, 90 one that is foreign to the other.";
+    let description = "Angles between the output directions of both runs, medians over layers: 0 for a direction that both runs have, 90 for one that only one of them has.";
     figure(name, "angles", "Principal angles", description, plot)
 }

@@ -13,7 +13,7 @@ use super::training::NamedRun;
 use super::{Report, slug};
 use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
-use crate::pages::shell::{Cards, Facts, number, table};
+use crate::pages::shell::{Cards, Facts, number, sentence, table};
 use crate::sweep::folder::in_words as in_words_of;
 use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
@@ -162,7 +162,7 @@ impl Sweep {
         }
         let varied = self.varied();
         if let Some(ranking) = &self.ranking {
-            ranking.verdict().iter().for_each(|verdict| report.note(&capitalised(verdict)));
+            ranking.verdict().iter().for_each(|verdict| report.note(&sentence(verdict)));
             report.html(&self.board_of_settings(ranking, &varied));
         }
         report.html(&self.board(&varied));
@@ -228,12 +228,14 @@ impl Sweep {
         let has_best = compared.first().is_some_and(|(_, metric, _)| metric.is_some());
         let is_named = self.ranking.as_ref().is_none_or(|ranking| ranking.winner().is_some());
         let (title, description) = match &self.ranking {
-            None => ("Every trial", "A line a trial; the best is the thick orange one."),
+            None => ("Every trial", "One line per trial; the thick orange one is the best."),
             Some(_) if is_named => (
                 "Every setting",
-                "A line a setting, at the mean over its seeds; the best is the thick orange one.",
+                "One line per setting, at its mean over seeds; the thick orange one is the best.",
             ),
-            Some(_) => ("Every setting", "A line a setting, at the mean over its seeds; none is named best."),
+            Some(_) => {
+                ("Every setting", "One line per setting, at its mean over seeds; none is clearly the best.")
+            }
         };
         let plot = Plot::Parallel(Parallel { axes, lines, best: (has_best && is_named).then_some(0) });
         Figure {
@@ -265,7 +267,7 @@ impl Sweep {
                 .map(|(name, i, points)| Series::new(name, i, Style::Points, points))
         };
         let (series, description) = match &self.ranking {
-            None => (Vec::from(of_trials(0)), "A dot a trial, whatever its other options."),
+            None => (Vec::from(of_trials(0)), "One dot per trial, whatever its other options."),
             Some(ranking) => {
                 let [mean, whiskers] = self.means(ranking, option);
                 let [finished, others] = of_trials(1);
@@ -351,13 +353,6 @@ fn values(option: &str, among: &[&Map<String, Value>]) -> (Vec<Option<f64>>, Vec
     names.dedup();
     let place = |value: &Value| Some(names.iter().position(|name| *name == in_words(value))? as f64);
     (values.iter().map(|value| value.and_then(place)).collect(), names)
-}
-
-/// A sentence as a page has it.
-fn capitalised(text: &str) -> String {
-    let mut letters = text.chars();
-    let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
-    format!("{first}{}.", letters.as_str())
 }
 
 fn in_words(value: &Value) -> String {

@@ -12,7 +12,7 @@ use super::overview::overview;
 use super::{Report, classes, preference};
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
-use crate::pages::shell::{Cards, escape, number, percent, table};
+use crate::pages::shell::{Cards, escape, number, percent, sentence, table};
 use crate::session::memory_table::parts as memory_parts;
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
@@ -87,7 +87,7 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
         report.html(&cards(run));
         if let (Some(verdict), Some(args)) = (&run.history.verdict, &run.args) {
             for line in in_words(verdict, args, &run.history.dir) {
-                report.note(&format!("{line}."));
+                report.note(&sentence(&line));
             }
         }
         if run.history.unreadable_lines > 0 {
@@ -280,21 +280,21 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         lines(
             "learning_rate",
             "Learning rate",
-            "As the schedule sets it.",
+            "As set by the schedule.",
             Axis::linear("learning rate", "learning_rate"),
             of(|step| step.learning_rate, "learning rate"),
         ),
         lines(
             "throughput",
             "Throughput",
-            "Tokens of a step's rows over its wall time.",
+            "Tokens of the rows of a step, divided by its wall time.",
             Axis::linear("tokens/s", "tokens_per_s"),
             both(runs, "throughput", |step| step.tokens_per_s),
         ),
         lines(
             "gradient_norm",
             "Norm of the gradient",
-            "Of all trained values together, before it is clipped.",
+            "Over all trained parameters, before clipping.",
             Axis::log("norm", "gradient_norm"),
             both(runs, "gradient", |step| step.grad_norm),
         ),
@@ -341,7 +341,7 @@ pub fn memory(runs: &[NamedRun]) -> Figure {
         series.push(Series::new(&named(runs, run, "used"), i, Style::Solid, used));
     }
     let description =
-        "The most resident memory the process has had, and what the plan said before the first step.";
+        "The highest resident memory of the process so far, and the plan made before the first step.";
     lines(
         "memory",
         "Memory, planned and used",
@@ -357,8 +357,8 @@ fn plans(report: &mut Report, runs: &[NamedRun]) {
         runs.iter().filter(|run| is_trial(&run.history.dir)).map(|run| run.name.as_str()).collect();
     if !trials.is_empty() {
         report.note(&format!(
-            "Trials of a sweep: {}. Each is planned as a run by itself; what was used is of the process, which had other trials \
-             beside it.",
+            "Trials of a sweep: {}. Each plan is for one trial alone; the memory used is that of the whole process, which also \
+             held other trials.",
             trials.join(", ")
         ));
     }
@@ -388,7 +388,7 @@ fn plans(report: &mut Report, runs: &[NamedRun]) {
 fn data(report: &mut Report, runs: &[NamedRun]) {
     for (i, run) in runs.iter().enumerate() {
         let Some(data) = &run.history.data else {
-            report.note(&format!("{}: no data.json was kept.", run.name));
+            report.note(&format!("{} has no data.json.", run.name));
             continue;
         };
         // Runs of one dataset have one description.
