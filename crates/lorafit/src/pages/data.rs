@@ -8,7 +8,7 @@ use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::{Dataset, Tokenizer};
 use lorafit_remedy::amounts::counted;
 
-use crate::pages::shell::{Cards, Facts, Page, escape, number, percent, table};
+use crate::pages::shell::{Cards, Facts, Page, escape, note, number, percent, table};
 use crate::session::pieces::{Piece, pieces};
 use crate::session::rows::{by_label, in_short, place, shapes, treated};
 
@@ -53,7 +53,7 @@ pub fn draw(
     let is_scored = statistics.report.is_scored;
     let mut page = figures(of.max_seq_len, statistics, &by_label(data, of.labels));
     for line in treated(data) {
-        let _ = writeln!(page, "<p class=\"note\">{}</p>", escape(&line));
+        page.push_str(&note(&line));
     }
     page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
     page.push_str(&controls(is_scored));
@@ -85,7 +85,7 @@ pub fn draw(
         let _ = write!(text, "{byte:02x}");
         text
     });
-    facts.add("fingerprint", Some(format!("{fingerprint}, of the tokens and of which of them are trained")));
+    facts.add("fingerprint", Some(format!("{fingerprint}, of tokens and loss mask")));
     facts.add_machine();
     facts.add_page();
     let shell =

@@ -73,10 +73,8 @@ impl Facts {
     /// Adds a command or a path.
     pub fn add_code(&mut self, name: &str, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
-            // A flag is not broken behind its hyphens, where somebody would read another.
-            let word = |word: &str| format!("<span>{}</span>", escape(word));
-            let words: Vec<String> = value.as_ref().split_whitespace().map(word).collect();
-            let _ = writeln!(self.0, "<dt>{}</dt><dd><code>{}</code></dd>", escape(name), words.join(" "));
+            let words = with_whole_words(value.as_ref(), |_| true);
+            let _ = writeln!(self.0, "<dt>{}</dt><dd><code>{words}</code></dd>", escape(name));
         }
     }
 
@@ -171,6 +169,20 @@ pub fn sentence(line: &str) -> String {
     let mut letters = line.chars();
     let first = letters.next().map(|letter| letter.to_uppercase().to_string()).unwrap_or_default();
     format!("{first}{}.", letters.as_str())
+}
+
+/// A paragraph of faint text; its flags stay whole.
+pub fn note(text: &str) -> String {
+    format!("<p class=\"note\">{}</p>\n", with_whole_words(text, |word| word.starts_with("--")))
+}
+
+/// Text whose words of that kind are not broken behind their hyphens, where somebody would read another flag.
+fn with_whole_words(text: &str, is_whole: impl Fn(&str) -> bool) -> String {
+    let word = |word: &str| match is_whole(word) {
+        true => format!("<span class=\"whole\">{}</span>", escape(word)),
+        false => escape(word),
+    };
+    text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// Text as it stands in an element or in a quoted attribute, of HTML and of SVG.

@@ -13,7 +13,7 @@ use std::path::Path;
 use anyhow::Context as _;
 
 use crate::pages::figure::{self, Figure};
-use crate::pages::shell::{Facts, Page, escape};
+use crate::pages::shell::{Facts, Page, escape, note};
 
 /// The style of a report, beside that of every page.
 pub const STYLE: &str = include_str!("page.css");
@@ -38,7 +38,7 @@ impl Report {
 
     /// Adds a sentence.
     pub fn note(&mut self, text: &str) {
-        self.html.push_str(&format!("<p class=\"note\">{}</p>\n", escape(text)));
+        self.html.push_str(&note(text));
     }
 
     /// Adds figures, beside each other where there is room.
