@@ -39,6 +39,15 @@ pub enum OnResume {
     Bound,
     /// The checkpoint's parameters or moments depend on it. Nothing changes it.
     Fixed,
+    /// It was read when the run began, and is an error now.
+    Refused,
+}
+
+impl OnResume {
+    /// Whether a resumed run has to have the value that the run began with.
+    pub fn is_compared(self) -> bool {
+        matches!(self, OnResume::Bound | OnResume::Fixed)
+    }
 }
 
 impl ArgExt for Facts {}
@@ -69,6 +78,8 @@ impl Facts {
     pub const PROCESS: Facts = Facts { is_searched: false, ..Facts::NO_RESULT };
     /// Of a flag that names or describes the run.
     pub const NAME: Facts = Facts { is_searched: false, ..Facts::FREE };
+    /// Of a flag that decides how a run begins.
+    pub const START: Facts = Facts { resume: OnResume::Refused, ..Facts::NAME };
     /// Of a flag that concerns one call only.
     pub const CALL: Facts = Facts { is_key: false, ..Facts::PROCESS };
 
@@ -141,7 +152,7 @@ mod tests {
         for (name, facts) in of_train() {
             let changes_nothing = facts.is_free_in_sweep;
             assert!(
-                !changes_nothing || facts.resume == OnResume::Free,
+                !changes_nothing || !facts.resume.is_compared(),
                 "{name}: free in a sweep, not on --resume"
             );
         }

@@ -252,7 +252,7 @@ pub struct TrainArgs {
     /// is not given, on the command line or in --config; what is given always wins. Each choice is printed with its reason and stands
     /// in config.toml. Nothing is chosen on --resume, nor for the trials of a sweep. docs/choosing.md has the rules.
     #[arg(long, value_enum, value_name = "PRESET", help_heading = "Method")]
-    #[arg(add = Facts::NAME)]
+    #[arg(add = Facts::START)]
     pub preset: Option<Preset>,
 
     /// Peak learning rate; 1e-4 to 1e-3 suits LoRA, a tenth of that full fine-tuning; auto tests it before training [default:

@@ -128,7 +128,7 @@ pub fn identity(
         .with("steps", total_steps)
         // In another division of the rows sums are rounded otherwise.
         .with("processes", (processes > 1).then_some(processes));
-    let is_free = |name: &str| flags::is(name, |facts| facts.resume == OnResume::Free);
+    let is_free = |name: &str| flags::is(name, |facts| !facts.resume.is_compared());
     if let Value::Object(values) = serde_json::to_value(args)? {
         for (name, value) in values.into_iter().filter(|(name, _)| !is_free(name)) {
             identity = identity.with(&name, value);

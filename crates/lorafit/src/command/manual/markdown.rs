@@ -125,6 +125,7 @@ fn facts(args: &[&Arg]) -> String {
             OnResume::Free => "may change",
             OnResume::Bound => "stays, or `--resume-anyway`",
             OnResume::Fixed => "stays",
+            OnResume::Refused => "is refused",
         };
         let sweep = if facts.is_searched { "can be searched" } else { "is the same for all trials" };
         let only =

@@ -154,7 +154,7 @@ fn settings(run: &NamedRun) -> Map<String, Value> {
 fn differing(settings: &[Map<String, Value>]) -> Vec<String> {
     const FIRST: [&str; 7] = ["model", "data", "method", "rank", "alpha", "lr", "seed"];
     let Some(first) = settings.first() else { return Vec::new() };
-    let decides = |facts: &flags::Facts| facts.is_searched && facts.resume != flags::OnResume::Free;
+    let decides = |facts: &flags::Facts| facts.is_searched && facts.resume.is_compared();
     let counts = |name: &str| ["model", "data"].contains(&name) || flags::is(name, decides);
     let mut names: Vec<String> = flags::of_train().keys().filter(|name| counts(name)).cloned().collect();
     names.retain(|name| settings.iter().any(|other| other.get(name) != first.get(name)));
