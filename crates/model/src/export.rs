@@ -13,7 +13,7 @@ use std::str::FromStr;
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{RowOrder, SharedBytes};
 
-use crate::arch::gguf_entries;
+use crate::arch::{gguf_entries, reads_head};
 use crate::files::{Gguf, GgufData, GgufEntry, GgufTensor, RowValues, TensorData, TensorSource, write_gguf};
 use crate::merge::Merged;
 use crate::shape::{Config, Rope, RopeScaling, gguf_name, stored_less};
@@ -72,6 +72,11 @@ impl FileType {
 
     /// The format of a matrix with rows of `cols` values.
     fn of(self, name: &str, cols: usize, model: &Model) -> Format {
+        fitting(self.wanted(name, model), cols)
+    }
+
+    /// The format of a matrix whose rows have whole blocks of it.
+    fn wanted(self, name: &str, model: &Model) -> Format {
         let format = match self {
             FileType::Plain(format) => format,
             FileType::Q4KM => Format::Q4K,
@@ -83,15 +88,14 @@ impl FileType {
         let is_head = name == "output.weight" || (!model.has_head && name == "token_embd.weight");
         let layer = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
         let layer = layer.and_then(|(layer, part)| Some((layer.parse::<usize>().ok()?, part)));
-        let format = match (self, layer) {
+        match (self, layer) {
             _ if is_head && format != Format::Q8_0 => Format::Q6K,
             (FileType::Plain(_), _) => format,
             (_, Some((layer, "attn_v.weight" | "ffn_down.weight"))) if model.gets_more(layer) => Format::Q6K,
             (FileType::Q4KM, Some((_, "attn_qkv.weight"))) => Format::Q5K,
             (FileType::Q5KM, Some((_, "attn_qkv.weight"))) => Format::Q6K,
             _ => format,
-        };
-        fitting(format, cols)
+        }
     }
 }
 
@@ -135,6 +139,10 @@ struct Model {
 }
 
 impl Model {
+    fn of(config: &Config) -> Self {
+        Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers }
+    }
+
     /// The first and the last eighth of the layers, and every third between them (`use_more_bits`).
     fn gets_more(&self, layer: usize) -> bool {
         let eighth = self.layers / 8;
@@ -166,6 +174,14 @@ pub fn unsaid(config: &Config) -> Option<String> {
         | RopeScaling::Divisors(_) => return None,
     };
     Some(format!("the metadata of {gguf} cannot say `rope_scaling` of type {scaling}"))
+}
+
+/// Why a GGUF file cannot hold the head of a model as llama.cpp reads it: nothing if it can.
+pub fn unread_head(config: &Config) -> Option<String> {
+    let arch = config.arch.gguf();
+    (!reads_head(config)).then(|| {
+        format!("llama.cpp takes the head of {arch} from the embedding, and this model has one of its own")
+    })
 }
 
 /// The window of a folder's model, where llama.cpp does not have it for this architecture: it is exact for texts up to it.
@@ -208,7 +224,7 @@ impl<'a> GgufModel<'a> {
             (gguf_name(config, &source.name).unwrap_or_else(|| source.name.clone()), source)
         };
         let mut adapted: HashMap<String, TensorSource<'a>> = merged.changed_sources().map(named).collect();
-        let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
+        let model = Model::of(config);
         let (mut copied, mut widened) = (0, 0);
         // The head of who has the embedding for it, now that one of them is changed.
         let is_new = model.has_head && gguf.tensor(HEAD).is_none();
@@ -253,7 +269,7 @@ impl<'a> GgufModel<'a> {
         tokenizer: Vec<(String, GgufEntry)>,
     ) -> Self {
         let config = files.config();
-        let model = Model { has_head: !config.tie_word_embeddings, layers: config.num_hidden_layers };
+        let model = Model::of(config);
         let file_type = file_type.unwrap_or(FileType::Plain(merged.dtype().format()));
         let tensor = |source: TensorSource<'a>| {
             let name = gguf_name(config, &source.name).unwrap_or_else(|| source.name.clone());
@@ -299,6 +315,24 @@ impl<'a> GgufModel<'a> {
     /// Tensors that are written in more bits than the base has them in, since their change would be lost in those.
     pub fn widened(&self) -> usize {
         self.widened
+    }
+
+    /// The formats that matrices of the type `file_type` would have and those that they have instead, since their rows are no whole
+    /// number of blocks, with how many matrices there are of each.
+    pub fn replaced(&self, file_type: FileType, config: &Config) -> Vec<(Format, Format, usize)> {
+        let model = Model::of(config);
+        let mut replaced: Vec<(Format, Format, usize)> = Vec::new();
+        for tensor in self.tensors.iter().filter(|tensor| tensor.shape.len() == 2) {
+            let wanted = file_type.wanted(&tensor.name, &model);
+            let known =
+                replaced.iter_mut().find(|(other, format, _)| (*other, *format) == (wanted, tensor.format));
+            match known {
+                _ if wanted == tensor.format => {}
+                Some((.., count)) => *count += 1,
+                None => replaced.push((wanted, tensor.format, 1)),
+            }
+        }
+        replaced
     }
 
     /// Writes the file.

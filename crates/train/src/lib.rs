@@ -86,6 +86,7 @@ mod tensorboard;
 mod token_scores;
 mod tokenizer;
 mod trainer;
+mod unfinished;
 mod verdict;
 mod wilson;
 
@@ -124,7 +125,7 @@ pub use run_error::{CheckpointError, RunError, runs_near};
 pub use run_info::{FolderFile, ModelFolder, Origin, RunInfo};
 pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
-    Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
+    NewFolder, Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
 };
 pub use schedule::{Schedule, ScheduleKind};
 pub use selfcheck::step_checks;
@@ -136,5 +137,6 @@ pub use trainer::{
     Averaged, Divergence, Duration, Observer, Start, StartLoss, Summary, TrainData, TrainError, TrainOptions,
     train,
 };
+pub use unfinished::{Existing, followed};
 pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};
 pub use wilson::wilson_interval;

@@ -47,10 +47,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// A checkpoint or an adapter cannot be saved.
-    #[error(
-        "{}: cannot save: {source} ({} are needed{})",
-        path.display(), memory(*needed_bytes), free_bytes.map(|free| format!(", {} are free", memory(free))).unwrap_or_default()
-    )]
+    #[error("{}: cannot save: {source}{}", path.display(), space(source, *needed_bytes, *free_bytes))]
     Save {
         /// The folder.
         path: PathBuf,
@@ -158,8 +155,15 @@ impl RunError {
             RunError::Locked { .. } => {
                 remedy!["wait for it"; "stop it"; "choose another ", Setting::Out]
             }
+            RunError::Save { source, .. } if source.kind() == io::ErrorKind::InvalidData => return None,
+            RunError::Save { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                remedy!["choose another ", Setting::Out; "start again when nobody else writes there"]
+            }
+            RunError::Save { source, .. } if is_full(source) => {
+                remedy!["make space"; "choose another ", Setting::Out]
+            }
             RunError::Io { .. } | RunError::Save { .. } => {
-                "check that the folder exists, is writable and has space left".into()
+                remedy!["check that the folder exists and is writable"; "choose another ", Setting::Out]
             }
             RunError::NoSpace { .. } => {
                 remedy!["make space"; "choose another ", Setting::Out; "lower ", Setting::KeepCheckpoints]
@@ -197,6 +201,23 @@ impl CheckpointError {
 pub(crate) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> RunError + use<> {
     let path = path.to_owned();
     move |source| RunError::Io { path, source }
+}
+
+/// Whether there was no space left.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    )
+}
+
+/// What saving takes and what there is, of an error that may be about that.
+fn space(error: &io::Error, needed_bytes: u64, free_bytes: Option<u64>) -> String {
+    if !is_full(error) || needed_bytes == 0 {
+        return String::new();
+    }
+    let free = free_bytes.map(|free| format!(", {} are free", memory(free))).unwrap_or_default();
+    format!(" ({} are needed{free})", memory(needed_bytes))
 }
 
 /// What [`RunError::Save`] says of `dir`.

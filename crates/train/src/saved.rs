@@ -14,6 +14,7 @@ use crate::card::{self, CARD};
 use crate::run_error::{RunError, io_error, save_error};
 use crate::run_info::{FolderFile, ModelFolder, RunInfo};
 use crate::storage::{Disk, Storage, StorageFile, free_bytes};
+use crate::unfinished::{Existing, Unfinished};
 
 /// The weights in a checkpoint.
 pub(crate) const TRAINED: &str = "weights.safetensors";
@@ -197,7 +198,7 @@ pub(crate) fn save_result(
         }
         Parameters::Weights(model) => {
             let tensors = || model.sources(info.folder.dtype);
-            save_model(storage, model_dir, &tensors, &info.folder, SHARD_BYTES, &mut |_| Ok(()))
+            save_folder(storage, model_dir, of_model(model_dir, &tensors, &info.folder, SHARD_BYTES))
         }
     }
 }
@@ -211,25 +212,25 @@ pub fn model_folder_bytes(tensors: &Tensors<'_>, folder: &ModelFolder) -> Result
     Ok(of_tensors + folder.bytes()?)
 }
 
-/// Writes a model folder in place of `dir`, which is as it was until the new one is whole: a killed process leaves
-/// `dir.partial`, an error nothing. `watch` is told the bytes that were written as it goes on, and its error ends it.
+/// Writes a model folder in place of `dir`, which is as it was until the new one is whole; see [`Unfinished`]. `watch` is told the
+/// bytes that were written as it goes on, and its error ends it.
 ///
 /// # Errors
-/// Too little space, told before anything is written; a file that cannot be written; what `watch` gives.
+/// Too little space, told before anything is written; a file that cannot be written; what stands in the place and may not be
+/// replaced; what `watch` gives.
 pub fn write_model_folder<'a>(
-    dir: &Path,
+    (dir, existing): (&Path, Existing),
     tensors: &'a Tensors<'a>,
     folder: &'a ModelFolder,
     shard_bytes: u64,
     watch: &mut Watch<'_>,
 ) -> Result<(), RunError> {
     let needed_bytes = model_folder_bytes(tensors, folder)?;
-    check_space(dir, needed_bytes, free_bytes(dir))?;
-    save_model(&Disk, dir, tensors, folder, shard_bytes, watch)
-        .map_err(|source| save_error(dir, source, needed_bytes))
+    write_folder((dir, existing), needed_bytes, of_model(dir, tensors, folder, shard_bytes), watch)
 }
 
-/// Writes an adapter's folder in place of `dir`, as [`write_model_folder`] does: its tensors, called `weights`, and `beside`.
+/// Writes an adapter's folder in place of `dir`, which is new or empty, as [`write_model_folder`] does: its tensors, called
+/// `weights`, and `beside`.
 ///
 /// # Errors
 /// As [`write_model_folder`].
@@ -238,22 +239,37 @@ pub fn write_adapter_folder<'a>(
     weights: &str,
     tensors: &'a Tensors<'a>,
     beside: &ModelFolder,
-    watch: &mut Watch<'_>,
 ) -> Result<(), RunError> {
     let needed_bytes = model_folder_bytes(tensors, beside)?;
-    check_space(dir, needed_bytes, free_bytes(dir))?;
     let tensors = SavedFile { name: weights.to_owned(), content: Content::Tensors(Box::new(tensors)) };
     let files = std::iter::once(tensors).chain(beside.saved()).collect();
-    save_folder(&Disk, dir, files, watch).map_err(|source| save_error(dir, source, needed_bytes))
+    write_folder((dir, Existing::Refuse), needed_bytes, files, &mut |_| Ok(()))
 }
 
-/// Writes a file of about `needed_bytes` bytes beside its place and renames it, so that what was there stays until the new
-/// one is whole. `watch` is told how many bytes more were written, and may end it with an error.
+/// Writes files of `needed_bytes` bytes together into a folder that gets its name when it is whole.
+fn write_folder(
+    (dir, existing): (&Path, Existing),
+    needed_bytes: u64,
+    files: Vec<SavedFile<'_>>,
+    watch: &mut Watch<'_>,
+) -> Result<(), RunError> {
+    check_space(dir, needed_bytes, free_bytes(dir))?;
+    let write = || {
+        let folder = Unfinished::folder(dir, existing)?;
+        write_files(&Disk, folder.path(), files, watch)?;
+        folder.finish()
+    };
+    write().map_err(|source| save_error(dir, source, needed_bytes))
+}
+
+/// Writes a file of about `needed_bytes` bytes, which gets its name when it is whole, so that what was there stays until then.
+/// `watch` is told how many bytes more were written, and may end it with an error.
 ///
 /// # Errors
-/// Too little space, told before anything is written; a file that cannot be written; what `content` and `watch` give.
+/// Too little space, told before anything is written; a file that cannot be written; what stands in the place and may not be
+/// replaced; what `content` and `watch` give.
 pub fn write_large_file(
-    path: &Path,
+    (path, existing): (&Path, Existing),
     needed_bytes: u64,
     content: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>,
     watch: &mut Watch<'_>,
@@ -261,7 +277,54 @@ pub fn write_large_file(
     check_space(path, needed_bytes, free_bytes(path))?;
     let storage: &dyn Storage = &Disk;
     let mut content = |out: &mut dyn Write| content(&mut Watched { out, watch: &mut *watch });
-    storage.replace_much_with(path, &mut content).map_err(|source| save_error(path, source, needed_bytes))
+    let mut write = || {
+        let file = Unfinished::file(path, existing)?;
+        storage.write_much_with(file.path(), &mut content)?.sync()?;
+        file.finish()
+    };
+    write().map_err(|source| save_error(path, source, needed_bytes))
+}
+
+/// A folder that is made step by step, by whoever asks for it, and gets its name when it is whole.
+pub struct NewFolder {
+    unfinished: Unfinished,
+    to: PathBuf,
+}
+
+impl NewFolder {
+    /// One that will be `to`, which is new or empty.
+    ///
+    /// # Errors
+    /// A folder in which nothing can be written.
+    pub fn new(to: &Path) -> Result<Self, RunError> {
+        let unfinished =
+            Unfinished::folder(to, Existing::Refuse).map_err(|source| save_error(to, source, 0))?;
+        Ok(NewFolder { unfinished, to: to.to_owned() })
+    }
+
+    /// Where its files lie until then.
+    pub fn path(&self) -> &Path {
+        self.unfinished.path()
+    }
+
+    /// Writes a small file into it.
+    ///
+    /// # Errors
+    /// One that cannot be written.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<(), RunError> {
+        let storage: &dyn Storage = &Disk;
+        storage
+            .write(&self.path().join(name), bytes)
+            .map_err(|source| save_error(&self.to.join(name), source, bytes.len() as u64))
+    }
+
+    /// Gives it its name.
+    ///
+    /// # Errors
+    /// Something that was put into its place meanwhile; what the system says.
+    pub fn finish(self) -> Result<(), RunError> {
+        self.unfinished.finish().map_err(|source| save_error(&self.to, source, 0))
+    }
 }
 
 fn check_space(dir: &Path, needed_bytes: u64, free_bytes: Option<u64>) -> Result<(), RunError> {
@@ -300,48 +363,31 @@ fn beside(dir: &Path, extension: &str) -> PathBuf {
     dir.with_file_name(format!("{name}.{extension}"))
 }
 
-fn save_model<'a>(
-    storage: &dyn Storage,
+/// The files of the model in the folder `dir`.
+fn of_model<'a>(
     dir: &Path,
     tensors: &'a Tensors<'a>,
     folder: &'a ModelFolder,
     shard_bytes: u64,
-    watch: &mut Watch<'_>,
-) -> io::Result<()> {
+) -> Vec<SavedFile<'a>> {
     let mut files = of_tensors(tensors, folder, shard_bytes);
     let card = dir.join(CARD);
     // The user's; one of this program is written anew by who has something to say.
     if card::is_foreign(&card) && !files.iter().any(|file| file.name == CARD) {
         files.push(SavedFile { name: CARD.to_owned(), content: Content::Copy(card) });
     }
-    save_folder(storage, dir, files, watch)
+    files
 }
 
-/// Writes a folder in place of `dir`, which is as it was until the new one is whole.
-fn save_folder(
-    storage: &dyn Storage,
-    dir: &Path,
-    files: Vec<SavedFile<'_>>,
-    watch: &mut Watch<'_>,
-) -> io::Result<()> {
+/// Writes a folder of a run in place of `dir`, which is as it was until the new one is whole. The run is locked, so that names
+/// beside it are its own.
+fn save_folder(storage: &dyn Storage, dir: &Path, files: Vec<SavedFile<'_>>) -> io::Result<()> {
     let (partial, old) = (beside(dir, "partial"), beside(dir, "old.partial"));
     let remove = |dir: &Path| if dir.exists() { storage.remove_dir_all(dir) } else { Ok(()) };
     let write = || {
         remove(&partial)?;
         storage.create_dir_all(&partial)?;
-        // The disk is busy with one file while the next is made.
-        let mut written: Vec<Box<dyn StorageFile>> = Vec::new();
-        for file in files {
-            let path = partial.join(&file.name);
-            if let Some(folder) = path.parent().filter(|folder| *folder != partial) {
-                storage.create_dir_all(folder)?;
-            }
-            let mut content = |out: &mut dyn Write| file.write(&mut Watched { out, watch: &mut *watch });
-            written.push(storage.write_much_with(&path, &mut content)?);
-        }
-        written.iter_mut().try_for_each(|file| file.sync())?;
-        drop(written);
-        storage.sync_dir(&partial)?;
+        write_files(storage, &partial, files, &mut |_| Ok(()))?;
         if dir.exists() {
             remove(&old)?;
             storage.rename(dir, &old)?;
@@ -353,6 +399,28 @@ fn save_folder(
     // That it fails is told; what is left over is removed, as is what was replaced.
     let _ = remove(&partial).and_then(|()| if dir.exists() { remove(&old) } else { Ok(()) });
     written
+}
+
+/// Writes files into a folder that is there, and syncs all.
+fn write_files(
+    storage: &dyn Storage,
+    dir: &Path,
+    files: Vec<SavedFile<'_>>,
+    watch: &mut Watch<'_>,
+) -> io::Result<()> {
+    // The disk is busy with one file while the next is made.
+    let mut written: Vec<Box<dyn StorageFile>> = Vec::new();
+    for file in files {
+        let path = dir.join(&file.name);
+        if let Some(folder) = path.parent().filter(|folder| *folder != dir) {
+            storage.create_dir_all(folder)?;
+        }
+        let mut content = |out: &mut dyn Write| file.write(&mut Watched { out, watch: &mut *watch });
+        written.push(storage.write_much_with(&path, &mut content)?);
+    }
+    written.iter_mut().try_for_each(|file| file.sync())?;
+    drop(written);
+    storage.sync_dir(dir)
 }
 
 #[cfg(test)]
@@ -392,7 +460,7 @@ mod tests {
             told += bytes;
             Ok(())
         };
-        write_model_folder(&dir, &tensors, &folder(), 100, &mut watch).expect("written");
+        write_model_folder((&dir, Existing::Refuse), &tensors, &folder(), 100, &mut watch).expect("written");
         let shard = |i: usize| format!("model-{i:05}-of-00003.safetensors");
         assert_eq!(
             names(&dir),
@@ -417,7 +485,8 @@ mod tests {
         let place = tempfile::tempdir().expect("a folder");
         let dir = place.path().join("model");
         let mut whole = |_| Ok(());
-        write_model_folder(&dir, &tensors, &folder(), 1 << 20, &mut whole).expect("written");
+        write_model_folder((&dir, Existing::Refuse), &tensors, &folder(), 1 << 20, &mut whole)
+            .expect("written");
         let before = std::fs::read(dir.join("model.safetensors")).expect("a model");
         for stop in [0, 150, 400] {
             let mut told = 0;
@@ -425,7 +494,8 @@ mod tests {
                 told += bytes;
                 if told > stop { Err(io::Error::other("enough")) } else { Ok(()) }
             };
-            let error = write_model_folder(&dir, &tensors, &folder(), 100, &mut watch).expect_err("stopped");
+            let error = write_model_folder((&dir, Existing::Replace), &tensors, &folder(), 100, &mut watch)
+                .expect_err("stopped");
             assert!(error.to_string().contains("enough"), "{error}");
             assert_eq!(names(place.path()), ["model"]);
             assert!(std::fs::read(dir.join("model.safetensors")).expect("a model") == before);

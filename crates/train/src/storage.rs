@@ -167,11 +167,6 @@ impl dyn Storage + '_ {
         self.replace_by(path, &mut |temporary| self.write_with(temporary, content))
     }
 
-    /// As [`Self::replace_with`], of much content.
-    pub(crate) fn replace_much_with(&self, path: &Path, content: &mut WriteContent<'_>) -> io::Result<()> {
-        self.replace_by(path, &mut |temporary| self.write_much_with(temporary, content)?.sync())
-    }
-
     fn replace_by(&self, path: &Path, write: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
         let temporary = path.with_extension("tmp");
         let written = write(&temporary).and_then(|()| self.rename(&temporary, path));

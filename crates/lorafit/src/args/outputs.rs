@@ -162,8 +162,15 @@ fn check_file(flag: &str, path: &Path, kind: Kind) -> Result<(), CliError> {
         Ok(found) if found.is_dir() => {
             return Err(cannot("it is a folder".to_owned()).hint(format!("give a file for {flag}")));
         }
-        // A pipe or a device.
-        Ok(found) if !found.is_file() => return Ok(()),
+        // A pipe or a device, which a large file would replace.
+        Ok(found) if !found.is_file() => {
+            return match kind {
+                Kind::Gguf => {
+                    Err(cannot("it is a pipe or a device".to_owned()).hint(format!("give a file for {flag}")))
+                }
+                _ => Ok(()),
+            };
+        }
         Ok(found) => Some(found),
         Err(_) => None,
     };

@@ -12,11 +12,11 @@ use lorafit_model::adapter::convert::{MLX_CONFIG, MLX_WEIGHTS, MlxAdapter};
 use lorafit_model::adapter::{self, Adapter, AdapterFile, convert};
 use lorafit_model::export::{self, FileType, GgufModel};
 use lorafit_model::merge::{Merged, check_finite};
-use lorafit_model::weights::{Gguf, GgufEntry, ModelFiles, SaveDtype};
+use lorafit_model::weights::{BaseStorage, Gguf, GgufEntry, ModelFiles, SaveDtype};
 use lorafit_model::{FileError, Source, is_gguf};
-use lorafit_remedy::amounts::{grouped, memory};
+use lorafit_remedy::amounts::{counted, grouped, memory};
 use lorafit_train::{
-    FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, tokenizer_metadata,
+    Existing, FolderFile, ModelFolder, Tensors, open_tokenizer, tokenizer_entries, tokenizer_metadata,
     write_adapter_folder, write_large_file,
 };
 use serde_json::json;
@@ -31,7 +31,9 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::session::adapter_numbers;
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::base_name;
-use crate::session::merge_inputs::{GGUF_MANIFEST, as_one, manifest, refuse_merged};
+use crate::session::merge_inputs::{
+    GGUF_MANIFEST, as_one, manifest, merged_adapters, merged_before, refuse_merged, without_form,
+};
 use crate::session::model_folder::beside_adapter;
 use crate::session::other_base;
 use crate::session::readers::Facts;
@@ -200,7 +202,10 @@ impl ExportArgs {
         let base = adapter_numbers::open_base(self.model.as_deref(), &adapter, self.common.quiet)?;
         let model = self.model.clone().or_else(|| adapter_numbers::base_of_run(dir));
         let facts = Facts::of(&adapter, model.as_deref(), base.as_ref().map(ModelFiles::config));
-        let reading = facts.reading_of(self.to.reader()).expect("every target has a reader");
+        let mut reading = facts.reading_of(self.to.reader()).expect("every target has a reader");
+        if self.to == Target::Gguf {
+            reading = facts.merged_into_gguf(reading);
+        }
         let (name, dir) = (reading.reader.name, dir.display());
         if self.json {
             output::line(reading.json().to_string())?;
@@ -226,6 +231,10 @@ impl ExportArgs {
             return Err(CliError::new(format!("--out {out}: there is no folder {}", parent.display()))
                 .hint("make it first, or choose another --out"));
         }
+        if self.writes_file() && !is_gguf(self.out()) {
+            return Err(CliError::usage(format!("--out {out}: the name of a GGUF file ends with .gguf"))
+                .hint(format!("--out {out}.gguf")));
+        }
         if self.writes_file() && self.out().exists() && !self.overwrite {
             return Err(CliError::new(format!("{out} is there already"))
                 .hint("choose another --out, or replace it with --overwrite"));
@@ -250,6 +259,11 @@ impl ExportArgs {
         Err(CliError::usage(text).hint(
             "lorafit merge writes it as a folder that AutoModelForSequenceClassification.from_pretrained reads",
         ))
+    }
+
+    /// What may stand at --out.
+    fn existing(&self) -> Existing {
+        if self.overwrite { Existing::Replace } else { Existing::Refuse }
     }
 
     /// Whether --out is a file.
@@ -292,7 +306,8 @@ pub fn run(args: ExportArgs) -> anyhow::Result<()> {
         (_, None) | (Target::Transformers | Target::Vllm | Target::Tgi, _) => unreachable!("checked above"),
         (Target::GgufLora, Some(adapter)) => {
             let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model())?;
-            output::file(args.out(), &bytes)?;
+            let place = (args.out(), args.existing());
+            write_large_file(place, bytes.len() as u64, &mut |out| out.write_all(&bytes), &mut |_| Ok(()))?;
             of_adapter(adapter, "use it: llama-server --model BASE.gguf --lora")
         }
         (Target::Peft, Some(adapter)) => {
@@ -354,7 +369,7 @@ fn write_folder<'a>(
     files: Vec<(String, FolderFile)>,
 ) -> anyhow::Result<()> {
     let (out, folder) = (std::path::absolute(args.out())?, ModelFolder { files, ..ModelFolder::default() });
-    Ok(write_adapter_folder(&out, weights, tensors, &folder, &mut |_| Ok(()))?)
+    Ok(write_adapter_folder(&out, weights, tensors, &folder)?)
 }
 
 /// What is told at the end.
@@ -380,10 +395,13 @@ fn one_adapter(
     let mut loaded = Vec::with_capacity(adapters.len());
     for AdapterArg { dir, .. } in adapters {
         let adapter = read_adapter(dir, files)?;
-        if args.to == Target::Gguf {
-            refuse_merged(files, dir)?;
+        match args.to {
+            Target::Gguf | Target::Ollama => refuse_merged(files, dir)?,
+            _ => merged_before(files, dir)?
+                .iter()
+                .for_each(|told| args.tell(&format!("{told}: with this model, it would count twice"))),
         }
-        other_base::note(files, args.model(), dir).iter().for_each(|note| args.tell(note));
+        other_base::note(files, args.model(), None, dir).iter().for_each(|note| args.tell(note));
         adapter.notes().iter().for_each(|note| args.tell(note));
         check_finite(&adapter, config)?;
         loaded.push(adapter);
@@ -410,21 +428,27 @@ fn model(
     adapter: Option<&Adapter>,
     out: &Path,
 ) -> anyhow::Result<Written> {
-    if files.gguf().is_none() {
-        if let Some(why) = export::unsaid(files.config()) {
-            return Err(CliError::new(format!(
-                "{}: a GGUF file cannot hold this model: {why}",
-                args.model()
-            ))
+    let of_folder = || files.gguf().is_none().then(|| export::unsaid(files.config())).flatten();
+    if let Some(why) = export::unread_head(files.config()).or_else(of_folder) {
+        return Err(CliError::new(format!("{}: a GGUF file cannot hold this model: {why}", args.model()))
             .hint("lorafit merge writes a folder, which transformers and vLLM read")
             .into());
-        }
+    }
+    if files.gguf().is_none() {
         if let Some(window) = export::unsaid_window(files.config()) {
             args.tell(&format!(
                 "llama.cpp has no window for {}: texts of more than {window} tokens are computed otherwise there",
                 files.config().arch
             ));
         }
+    }
+    if let (BaseStorage::Quantized(format), None) = (files.storage()?, files.gguf())
+        && adapter.is_some()
+    {
+        args.tell(&format!(
+            "the adapter is added to the values that the base stores in {format}: lorafit merge --base ORIGINAL adds it to the weights \
+             that these were quantised from"
+        ));
     }
     let none = Adapter::none(files.config());
     // A folder's own type where nothing else is said; what is encoded comes from f32.
@@ -451,7 +475,8 @@ fn model(
     }
     let entries = tokenizer.map(tokenizer_entries).unwrap_or_default();
     let mut gguf = GgufModel::new(files, &merged, args.file_type, entries);
-    if !adapters.is_empty() {
+    // What a folder says of itself stays said; the metadata of a GGUF file are copied.
+    if !adapters.is_empty() || (files.gguf().is_none() && !merged_adapters(files)?.is_empty()) {
         let merged = String::from_utf8(manifest(files, adapters, "the weights as they are stored", None)?)?;
         gguf.set_entry(GGUF_MANIFEST, GgufEntry::Text(merged));
     }
@@ -461,19 +486,33 @@ fn model(
              (--type says another type for all)",
         );
     }
+    for (wanted, format, count) in
+        args.file_type.map(|kind| gguf.replaced(kind, files.config())).unwrap_or_default()
+    {
+        let (matrices, values) = (counted(count, "matrix is", "matrices are"), wanted.block_len());
+        args.tell(&format!(
+            "{matrices} written in {format} instead of {wanted}: rows are no whole number of blocks of {values} values there"
+        ));
+    }
     let bytes = gguf.bytes();
     large_write(args.common.quiet, bytes, |watch| {
-        write_large_file(out, bytes, &mut |out| gguf.write(out), watch)
-    })?;
+        write_large_file((out, args.existing()), bytes, &mut |out| gguf.write(out), watch)
+    })
+    .map_err(|error| without_form(error, "--type bf16 has the range of f32"))?;
     let changed = merged.changed();
     let (tensors, copied) = (gguf.tensors(), gguf.copied());
-    let what = format!(
-        "{}: {} of {} tensors changed by the adapter, {} copied as they were",
-        memory(bytes),
-        grouped(changed as u64),
-        grouped(tensors as u64),
-        grouped(copied as u64)
-    );
+    let mut what = match adapter {
+        Some(_) => format!(
+            "{}: {} of {} tensors changed by the adapter",
+            memory(bytes),
+            grouped(changed as u64),
+            grouped(tensors as u64)
+        ),
+        None => format!("{}: {} tensors", memory(bytes), grouped(tensors as u64)),
+    };
+    if files.gguf().is_some() {
+        what += &format!(", {} copied as they were", grouped(copied as u64));
+    }
     let json =
         json!({"bytes": bytes, "tensors": tensors, "tensors_changed": changed, "tensors_copied": copied});
     Ok(Written { what, use_it: "use it: lorafit chat --model".into(), json })

@@ -14,7 +14,7 @@ use lorafit_model::weights::{BaseStorage, ModelFiles, SaveDtype};
 use lorafit_model::{Model, Source};
 use lorafit_remedy::amounts::{counted, grouped, memory};
 use lorafit_train::{
-    Evaluation, FolderFile, LogitDifference, ModelFolder, RunError, evaluate, logit_difference,
+    Evaluation, Existing, FolderFile, LogitDifference, ModelFolder, evaluate, logit_difference,
     model_folder_bytes, open_tokenizer, write_model_folder,
 };
 use serde_json::{Value, json};
@@ -22,12 +22,15 @@ use serde_json::{Value, json};
 use crate::args::adapters::AdapterArg;
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
+use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
 use crate::args::rows::RowArgs;
 use crate::args::size::ByteSize;
 use crate::session::base::{Base, open_base, refuse_full_run, use_threads};
 use crate::session::limits::Limits;
-use crate::session::merge_inputs::{MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out};
+use crate::session::merge_inputs::{
+    MANIFEST, Trained, check_same_shape, manifest, refuse_merged, whole_out, without_form,
+};
 use crate::session::model_folder::beside_weights;
 use crate::session::other_base;
 use crate::session::rows::skipped;
@@ -164,12 +167,12 @@ pub struct MergeArgs {
     /// The share of each factor's values that ties and dare keep, above 0 and at most 1 [default: 0.5]
     #[arg(long, value_name = "SHARE", help_heading = "Several adapters")]
     pub density: Option<f64>,
-    /// How the method ties chooses the sign of a value
-    #[arg(long, value_enum, default_value_t = SignChoice::Total, help_heading = "Several adapters")]
-    pub majority_sign: SignChoice,
-    /// Random seed of the values that dare drops
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Several adapters")]
-    pub seed: u64,
+    /// How ties and dare-ties choose the sign of a value [default: total]
+    #[arg(long, value_enum, help_heading = "Several adapters")]
+    pub majority_sign: Option<SignChoice>,
+    /// Random seed of the values that dare-linear and dare-ties drop [default: 0]
+    #[arg(long, value_name = "N", help_heading = "Several adapters")]
+    pub seed: Option<u64>,
 
     /// Rows to compare the merged model with --model and the adapters on: logits and loss
     #[arg(long, value_name = "DATA", help_heading = "Check")]
@@ -197,6 +200,18 @@ impl MergeArgs {
             return Err(CliError::usage("--density: cat and linear keep every value")
                 .hint("it goes with --method ties, dare-linear or dare-ties"));
         }
+        if self.majority_sign.is_some()
+            && !matches!(self.method, Some(MethodChoice::Ties | MethodChoice::DareTies))
+        {
+            return Err(CliError::usage("--majority-sign: this method chooses no signs")
+                .hint("it goes with --method ties or dare-ties"));
+        }
+        if self.seed.is_some()
+            && !matches!(self.method, Some(MethodChoice::DareLinear | MethodChoice::DareTies))
+        {
+            return Err(CliError::usage("--seed: this method drops nothing at random")
+                .hint("it goes with --method dare-linear or dare-ties"));
+        }
         if drops && self.adapter.len() == 1 {
             return Err(CliError::usage("--method ties and dare are for several adapters, and one is given")
                 .hint("leave --method out; DIR:WEIGHT changes the strength of one"));
@@ -213,10 +228,10 @@ impl MergeArgs {
             method: self.method.map_or(Method::Cat, MethodChoice::method),
             density: self.density.unwrap_or(0.5),
             majority_sign: match self.majority_sign {
-                SignChoice::Total => MajoritySign::Total,
-                SignChoice::Frequency => MajoritySign::Frequency,
+                None | Some(SignChoice::Total) => MajoritySign::Total,
+                Some(SignChoice::Frequency) => MajoritySign::Frequency,
             },
-            seed: self.seed,
+            seed: self.seed.unwrap_or(0),
         })
     }
 
@@ -236,6 +251,8 @@ pub fn run(args: MergeArgs) -> anyhow::Result<()> {
     adapters.iter().try_for_each(|adapter| refuse_full_run("--adapter", &adapter.dir))?;
     let mut inputs = Inputs::open(&args, adapters)?;
     let out = whole_out(&args.out, &inputs.paths(), args.overwrite)?;
+    let read = outputs::Inputs::default().model("--model", inputs.files.path());
+    outputs::check(&read, [Output { flag: "--out", path: &args.out, kind: Kind::Files }])?;
     inputs.check_choice(&args)?;
     inputs.tell_unused(&args);
     let mut adapter = inputs.adapter(&args)?;
@@ -400,7 +417,9 @@ impl Inputs {
             adapter.notes().iter().for_each(|note| args.tell(note));
             check_finite(&adapter, config)?;
             refuse_merged(self.target(), dir)?;
-            other_base::note(&self.files, &args.model, dir).iter().for_each(|note| args.tell(note));
+            other_base::note(&self.files, &args.model, args.base.as_deref(), dir)
+                .iter()
+                .for_each(|note| args.tell(note));
             loaded.push(adapter);
         }
         let Some(how) = args.combination(&self.adapters) else {
@@ -456,16 +475,11 @@ impl Inputs {
 fn write(args: &MergeArgs, merged: &Merged<'_>, folder: &ModelFolder, out: &Path) -> anyhow::Result<u64> {
     let tensors = || merged.sources();
     let bytes = model_folder_bytes(&tensors, folder)?;
+    let existing = if args.overwrite { Existing::Replace } else { Existing::Refuse };
     let written = large_write(args.common.quiet, bytes, |watch| {
-        write_model_folder(out, &tensors, folder, args.shard_size.0, watch)
+        write_model_folder((out, existing), &tensors, folder, args.shard_size.0, watch)
     });
-    let Err(error) = written else { return Ok(bytes) };
-    Err(match error.downcast_ref::<RunError>() {
-        Some(RunError::Save { source, .. }) if source.kind() == io::ErrorKind::InvalidData => {
-            CliError::new(source.to_string()).hint("--dtype bf16 has the range of f32").into()
-        }
-        _ => error,
-    })
+    written.map(|()| bytes).map_err(|error| without_form(error, "--dtype bf16 has the range of f32"))
 }
 
 /// The base and the rows of `--check`.

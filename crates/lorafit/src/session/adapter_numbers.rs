@@ -146,12 +146,15 @@ pub fn open_base(
                 tell!("{text}");
             }
         })?;
-        let base = ModelFiles::open(source.path())?;
+        let base = base_for(source.path(), adapter)?;
         let weight = |f: &Factors| base.weight(&format!("{}.weight", f.path), f.outputs, f.inputs);
         if let Some(error) = adapter.factors.iter().find_map(|f| weight(f).err()) {
             let text = format!("{}: the adapter does not fit {model}: {error}", adapter.path.display());
             return Err(CliError::new(text)
                 .hint(match &adapter.base {
+                    Some(base) if base == model => {
+                        "the model was changed since the adapter was trained over it".to_owned()
+                    }
                     Some(base) => format!("the adapter is of another base: pass --model {base}"),
                     None => "the adapter is of another base: pass that as --model".to_owned(),
                 })
@@ -161,12 +164,21 @@ pub fn open_base(
     }
     let named = base_of_run(&adapter.path).into_iter().chain(adapter.base.clone());
     let mut there = named.filter(|model| Path::new(model).exists());
-    Ok(there.find_map(|model| ModelFiles::open(Path::new(&model)).ok()).filter(|base| {
+    Ok(there.find_map(|model| base_for(Path::new(&model), adapter).ok()).filter(|base| {
         adapter
             .factors
             .iter()
             .all(|f| base.weight(&format!("{}.weight", f.path), f.outputs, f.inputs).is_ok())
     }))
+}
+
+/// The model at `path`, with a head of its own where the adapter has factors of one.
+fn base_for(path: &Path, adapter: &AdapterFile) -> Result<ModelFiles, FileError> {
+    let mut base = ModelFiles::open(path)?;
+    if base.config().tie_word_embeddings && adapter.factors.iter().any(|factors| factors.path == "lm_head") {
+        base.untie();
+    }
+    Ok(base)
 }
 
 /// The `model` of the run that the folder `dir` is, or is part of (`best/`, `checkpoints/step-...`).

@@ -362,7 +362,7 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     base.model.prepare(&mut adapter);
     if !base.quiet {
         adapter.notes().iter().for_each(|note| tell!("{note}"));
-        other_base::note(&base.weights, &base.name, dir).iter().for_each(|note| tell!("{note}"));
+        other_base::note(&base.weights, &base.name, None, dir).iter().for_each(|note| tell!("{note}"));
         if let Some(told) = merged_before(&base.weights, dir)? {
             tell!("{told}, and is added once more");
         }

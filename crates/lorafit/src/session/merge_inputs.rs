@@ -9,8 +9,8 @@ use lorafit_model::adapter::{Adapter, WEIGHTS_FILE};
 use lorafit_model::merge::{
     Combination, CombineError, MajoritySign, Method, Weighted, check_finite, combine,
 };
-use lorafit_model::weights::ModelFiles;
-use lorafit_train::hash_files;
+use lorafit_model::weights::{ModelFiles, NoForm};
+use lorafit_train::{RunError, hash_files};
 use serde_json::{Value, json};
 
 use crate::args::adapters::AdapterArg;
@@ -117,12 +117,29 @@ pub fn whole_out(out: &Path, read: &[&Path], overwrite: bool) -> anyhow::Result<
     }
 }
 
+/// The error of a merged value that the written type cannot hold, with what helps; other errors as they are.
+pub fn without_form(error: anyhow::Error, wider: &'static str) -> anyhow::Error {
+    let source = match error.downcast_ref::<RunError>() {
+        Some(RunError::Save { source, .. }) => source.get_ref(),
+        _ => None,
+    };
+    match source.and_then(|source| source.downcast_ref::<NoForm>()) {
+        Some(found) if found.value.is_finite() => CliError::new(found.to_string()).hint(wider).into(),
+        Some(found) => CliError::new(found.to_string())
+            .hint("the base has a damaged value there, or the update is too large: lorafit inspect ADAPTER shows the size of updates")
+            .into(),
+        None => error,
+    }
+}
+
 /// Whether a model folder has files of this name.
 fn of_model(name: &str) -> bool {
     let ending =
         [".safetensors", ".json", ".jinja", ".txt", ".model", ".md"].iter().any(|e| name.ends_with(e));
-    let whole = ["LICENSE", ".gitattributes", "additional_chat_templates"].contains(&name);
-    !name.starts_with("adapter_") && (ending || whole)
+    let whole = [".gitattributes", "additional_chat_templates"].contains(&name);
+    let of_licence =
+        ["LICENSE", "LICENCE", "NOTICE"].iter().any(|begin| name.to_uppercase().starts_with(begin));
+    !name.starts_with("adapter_") && (ending || whole || of_licence)
 }
 
 /// Refuses to merge what was trained over one model into another of another shape.
@@ -160,15 +177,42 @@ fn adapter_hash(path: &Path) -> anyhow::Result<String> {
 }
 
 /// What was merged into a model before, as a folder's [`MANIFEST`] or the metadata of a GGUF file say.
-fn merged_adapters(files: &ModelFiles) -> Vec<Value> {
+///
+/// # Errors
+/// What cannot be read: silently, the same adapter would be merged twice.
+pub fn merged_adapters(files: &ModelFiles) -> anyhow::Result<Vec<Value>> {
     let path = files.path().join(MANIFEST);
-    let small = fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= MAX_MANIFEST_BYTES);
-    let text = match files.gguf() {
-        Some(gguf) => gguf.text(GGUF_MANIFEST).map(str::to_owned),
-        None => small.then(|| fs::read_to_string(&path).ok()).flatten(),
+    let (place, text) = match files.gguf() {
+        Some(gguf) => (
+            format!("{}: the metadata {GGUF_MANIFEST}", files.path().display()),
+            gguf.text(GGUF_MANIFEST).map(str::to_owned),
+        ),
+        None => {
+            let place = path.display().to_string();
+            let is_long = path.metadata().is_ok_and(|found| found.len() > MAX_MANIFEST_BYTES);
+            let text = (path.is_file() && !is_long).then(|| fs::read_to_string(&path)).transpose();
+            (place.clone(), text.map_err(|error| CliError::new(format!("cannot read {place}: {error}")))?)
+        }
     };
-    let json: Option<Value> = text.and_then(|text| serde_json::from_str(&text).ok());
-    json.and_then(|json| json.get("adapters")?.as_array().cloned()).unwrap_or_default()
+    let Some(text) = text else { return Ok(Vec::new()) };
+    adapters_in(&text).ok_or_else(|| {
+        CliError::new(format!(
+            "{place} does not say which adapters the model has in its weights, as lorafit writes it"
+        ))
+        .hint("restore it, or remove it if no adapter was merged into the model")
+        .into()
+    })
+}
+
+/// The adapters that a manifest names; none in one of another program, `None` in a damaged one.
+fn adapters_in(text: &str) -> Option<Vec<Value>> {
+    let json: Value = serde_json::from_str(text).ok()?;
+    let object = json.as_object()?;
+    if !["adapters", "program"].iter().any(|key| object.contains_key(*key)) {
+        return Some(Vec::new());
+    }
+    let adapters = object.get("adapters")?.as_array()?;
+    adapters.iter().all(|adapter| adapter["hash"].is_string()).then(|| adapters.clone())
 }
 
 /// Whether the adapter in `dir` was merged into the model before, in words.
@@ -176,7 +220,7 @@ fn merged_adapters(files: &ModelFiles) -> Vec<Value> {
 /// # Errors
 /// An adapter that cannot be read.
 pub fn merged_before(files: &ModelFiles, dir: &Path) -> anyhow::Result<Option<String>> {
-    let merged = merged_adapters(files);
+    let merged = merged_adapters(files)?;
     if merged.is_empty() {
         return Ok(None);
     }
@@ -207,7 +251,7 @@ pub fn manifest(
     merged_into: &str,
     method: Option<String>,
 ) -> anyhow::Result<Vec<u8>> {
-    let mut merged = merged_adapters(files);
+    let mut merged = merged_adapters(files)?;
     for AdapterArg { dir, weight } in adapters {
         merged.push(json!({"adapter": dir, "weight": weight, "hash": adapter_hash(dir)?}));
     }
@@ -257,6 +301,18 @@ impl Trained {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_manifest_is_read_whole_or_not_at_all() {
+        let adapters = |text: &str| adapters_in(text).map(|adapters| adapters.len());
+        assert_eq!(adapters(r#"{"program": "lorafit 0.1.0", "adapters": [{"hash": "ab"}]}"#), Some(1));
+        assert_eq!(adapters(r#"{"models": ["of another program"]}"#), Some(0));
+        for damaged in
+            ["{", "[]", "", r#"{"adapters": 3}"#, r#"{"adapters": [{}]}"#, r#"{"program": "lorafit"}"#]
+        {
+            assert_eq!(adapters(damaged), None, "{damaged}");
+        }
+    }
 
     #[test]
     fn only_model_folders_are_replaced() {

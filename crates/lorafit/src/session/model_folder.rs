@@ -1,7 +1,7 @@
 //! What goes beside the weights of a model that is written, whatever its base was.
 
 use lorafit_data::Tokenizer;
-use lorafit_model::weights::{ModelFiles, SaveDtype, companions, is_tokenizer_file};
+use lorafit_model::weights::{ModelFiles, SaveDtype, SpecialTokens, companions, is_tokenizer_file};
 use lorafit_train::{FolderFile, ModelFolder};
 
 use crate::args::base::TemplateArgs;
@@ -14,8 +14,9 @@ pub fn beside_weights(
     template: &TemplateArgs,
     dtype: SaveDtype,
 ) -> anyhow::Result<ModelFolder> {
-    let (bos, eos) = (tokenizer.and_then(Tokenizer::bos), tokenizer.and_then(Tokenizer::eos));
-    let config = files.plain_config(dtype, bos, eos)?;
+    let id = |of: fn(&Tokenizer) -> Option<u32>| tokenizer.and_then(of);
+    let special = SpecialTokens { bos: id(Tokenizer::bos), eos: id(Tokenizer::eos), pad: id(Tokenizer::pad) };
+    let config = files.plain_config(dtype, special)?;
     let mut beside = vec![("config.json".to_owned(), FolderFile::Content(config.into_bytes()))];
     beside.extend(companion_files(files, tokenizer, template)?);
     Ok(ModelFolder { dtype, files: beside })

@@ -16,12 +16,12 @@ const SAMPLE: &str = "The quick brown fox jumps; 12345 + 67 = ?\n\n  def f(x): r
 const MOST_BYTES: u64 = 1 << 20;
 
 /// A sentence, where the adapter in `dir` names another base than `files`, which the user calls `given`, or has a tokenizer
-/// beside it that gives a text other ids. Nothing where neither is known.
-pub fn note(files: &ModelFiles, given: &str, dir: &Path) -> Option<String> {
+/// beside it that gives a text other ids. Nothing where neither is known, or where it names the `original` of a quantised base.
+pub fn note(files: &ModelFiles, given: &str, original: Option<&str>, dir: &Path) -> Option<String> {
     let shown = dir.display();
     let named = base_of(dir);
     let names = [Some(given.to_owned()), files.hub_model(), files.hub_parent(), Some(files.name())];
-    let names: Vec<String> = names.into_iter().flatten().collect();
+    let names: Vec<String> = names.into_iter().chain([original.map(str::to_owned)]).flatten().collect();
     let other = named.filter(|named| !is_one_of(named, &names));
     match (other, has_other_tokenizer(files, dir)) {
         (Some(named), true) => Some(format!(

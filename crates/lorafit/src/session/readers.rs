@@ -32,6 +32,7 @@ const MORE_THAN_FACTORS: (Part, Fix) = (Part::Options, Fix::Merge);
 const OTHER_TENSORS: (Part, Fix) = (Part::OtherTensors, Fix::Merge);
 /// They multiply all layers with the one `lora_alpha / r` of the configuration.
 const ONE_SCALE: (Part, Fix) = (Part::SeveralScales, Fix::Shrink);
+const NOT_READ: Part = Part::OtherModules(&["lm_head"]);
 const NO_HEAD: (Part, Fix) = (Part::OtherModules(&[]), Fix::Merge);
 
 /// The table.
@@ -40,7 +41,14 @@ pub const READERS: [Reader; 6] = [
         key: "transformers",
         name: "transformers, PEFT",
         rules: &[(Part::BaseOfNoFolder, Fix::BaseName)],
-        how: |facts| format!("AutoPeftModelForCausalLM.from_pretrained(\"{}\")", facts.dir),
+        how: |facts| {
+            let class = if facts.scores {
+                "AutoPeftModelForSequenceClassification"
+            } else {
+                "AutoPeftModelForCausalLM"
+            };
+            format!("{class}.from_pretrained(\"{}\")", facts.dir)
+        },
     },
     Reader {
         key: "vllm",
@@ -78,7 +86,11 @@ pub const READERS: [Reader; 6] = [
     Reader {
         key: "gguf-lora",
         name: "llama.cpp",
-        rules: &[MORE_THAN_FACTORS, OTHER_TENSORS, NO_HEAD],
+        rules: &[
+            (Part::Options, Fix::MergeIntoGguf),
+            (Part::OtherTensors, Fix::MergeIntoGguf),
+            (Part::OtherModules(&[]), Fix::MergeIntoGguf),
+        ],
         how: |facts| {
             let Facts { model, name, dir, .. } = facts;
             format!("lorafit export --to gguf-lora --model {model} --adapter {dir} --out {name}.gguf")
@@ -87,7 +99,8 @@ pub const READERS: [Reader; 6] = [
     Reader {
         key: "ollama",
         name: "Ollama",
-        rules: &[MORE_THAN_FACTORS, OTHER_TENSORS, NO_HEAD],
+        // What Ollama cannot take beside a base is merged into one file by the same command.
+        rules: &[(Part::Unreadable, Fix::Merge)],
         how: |facts| {
             let Facts { model, name, dir, .. } = facts;
             format!("lorafit export --to ollama --model {model} --adapter {dir} --out {name}-ollama")
@@ -131,6 +144,8 @@ enum Part {
     NotTheLastLayers,
     /// A base that is called by a file.
     BaseOfNoFolder,
+    /// What lorafit cannot read, and so not merge.
+    Unreadable,
 }
 
 /// The way out, the gravest last.
@@ -140,6 +155,8 @@ enum Fix {
     BaseName,
     /// One rank, and one scale, for all layers.
     Shrink,
+    /// Merge it into a GGUF file.
+    MergeIntoGguf,
     /// Merge it.
     Merge,
 }
@@ -158,6 +175,8 @@ pub struct Facts {
     has_one_scale: bool,
     options: Vec<(&'static str, String)>,
     others: Vec<String>,
+    /// Whether it is for a head that scores texts.
+    scores: bool,
     /// Layers by kind of projection; a module outside of blocks has none.
     layers: BTreeMap<String, BTreeSet<usize>>,
     /// Layers of the base or, if it is not at hand, up to the last that is adapted.
@@ -206,7 +225,8 @@ impl Facts {
             ranks,
             has_one_scale: adapter.has_one_scale(),
             options: adapter.options(),
-            others: adapter.others.iter().filter(|name| !is_copy_of_base(name)).cloned().collect(),
+            others: adapter.trained_others().cloned().collect(),
+            scores: adapter.task_type() == Some("SEQ_CLS"),
             layers,
             all_layers: config.map_or(last, |config| config.num_hidden_layers.max(last)),
         }
@@ -220,6 +240,13 @@ impl Facts {
     /// What the reader of this key makes of it.
     pub fn reading_of(&self, key: &str) -> Option<Reading> {
         READERS.iter().find(|reader| reader.key == key).map(|reader| self.reading(reader))
+    }
+
+    /// What llama.cpp makes of it where it is merged into the model's file, which takes all that lorafit reads.
+    pub fn merged_into_gguf(&self, beside: Reading) -> Reading {
+        let command = self.way_out(Fix::MergeIntoGguf, self.rank);
+        let why = if self.is_readable() { Vec::new() } else { beside.why };
+        Reading { command, why, ..beside }
     }
 
     fn reading(&self, reader: &'static Reader) -> Reading {
@@ -294,36 +321,40 @@ impl Facts {
                 let base = self.base.as_ref().filter(|base| is_gguf(base))?;
                 Some(format!("it calls its base {base}, a file that transformers cannot load"))
             }
+            Part::Unreadable => match self.is_readable() {
+                true => None,
+                false => self.has(Part::Options).or_else(|| self.has(Part::OtherTensors)).or_else(|| self.has(NOT_READ)),
+            },
         }
+    }
+
+    /// Whether lorafit can read it: factors of the seven projections, embedding and head, magnitudes, whole weights, and rows of tokens.
+    fn is_readable(&self) -> bool {
+        const READ: [&str; 3] = ["use_dora", "modules_to_save", "trainable_token_indices"];
+        self.options.iter().all(|(key, _)| READ.contains(key))
+            && self.others.iter().all(|name| name.contains(".lora_embedding_"))
+            && self.has(NOT_READ).is_none()
     }
 
     /// The command that makes something which the reader takes.
     fn way_out(&self, fix: Fix, rank: usize) -> String {
         let Facts { dir, name, model, .. } = self;
-        // What lorafit itself can read of an adapter is factors of the seven projections, embedding and head, magnitudes, whole weights, and rows of tokens.
-        let is_read = |name: &String| name.contains(".lora_embedding_");
-        let is_readable = self
-            .options
-            .iter()
-            .all(|(key, _)| ["use_dora", "modules_to_save", "trainable_token_indices"].contains(key))
-            && self.others.iter().all(is_read)
-            && self.has(Part::OtherModules(&["lm_head"])).is_none();
         match fix {
             Fix::BaseName => format!(
                 "lorafit export --to peft --model {model} --adapter {dir} --base-name ORG/NAME --out {name}-named"
             ),
             Fix::Shrink => format!("lorafit inspect {dir} --shrink-rank {rank} --out {name}-r{rank}"),
-            Fix::Merge if is_readable => {
+            Fix::MergeIntoGguf if self.is_readable() => {
+                format!("lorafit export --to gguf --model {model} --adapter {dir} --out {name}.gguf")
+            }
+            Fix::Merge if self.is_readable() => {
                 format!("lorafit merge --model {model} --adapter {dir} --out {name}-merged")
             }
-            Fix::Merge => "merge it in PEFT: merge_and_unload(), then save_pretrained()".to_owned(),
+            Fix::Merge | Fix::MergeIntoGguf => {
+                "merge it in PEFT: merge_and_unload(), then save_pretrained()".to_owned()
+            }
         }
     }
-}
-
-/// Whether a tensor is what PEFT saves of embeddings that it did not train; readers pass them over.
-fn is_copy_of_base(name: &str) -> bool {
-    [".embed_tokens.weight", ".lm_head.weight"].iter().any(|end| name.ends_with(end))
 }
 
 /// The options by which an adapter of this program is more than factors with a rank and a scale.
@@ -357,6 +388,7 @@ pub fn of_card(
         has_one_scale: true,
         options: options_of(lora),
         others: Vec::new(),
+        scores: false,
         layers: BTreeMap::new(),
         all_layers: 0,
     };
@@ -382,6 +414,7 @@ mod tests {
             has_one_scale: true,
             options: Vec::new(),
             others: Vec::new(),
+            scores: false,
             layers: ["q_proj", "v_proj"].map(|name| (name.to_owned(), layers.clone())).into(),
             all_layers,
         }

@@ -99,7 +99,8 @@ impl<'a> Tokens<'a> {
             Tokens::OfModel | Tokens::Scoring(..) => false,
             Tokens::New(texts) => !texts.is_empty(),
             Tokens::OfAdapters(dirs) => {
-                let mut all = dirs.iter().map(|dir| Ok(!of_adapter(dir)?.1.is_empty()));
+                let rows = files.stored_rows();
+                let mut all = dirs.iter().map(|dir| Ok(of_adapter(dir)?.brings_some(rows)));
                 all.any(|some: anyhow::Result<bool>| some.unwrap_or(true))
             }
         };
@@ -183,20 +184,38 @@ fn add_new(texts: &[String], files: &mut ModelFiles, tokenizer: &mut Tokenizer) 
     Ok(Added { indices, notes })
 }
 
-/// The folder of an adapter and the tokens that it has rows of: none of what is no adapter as PEFT has it, of which whoever reads it
-/// says more.
-fn of_adapter(dir: &Path) -> anyhow::Result<(PathBuf, TokenIndices)> {
-    let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
-    match [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file()) {
-        true => Ok((folder.clone(), adapter::token_indices(&folder)?)),
-        false => Ok((folder, TokenIndices::default())),
+/// What an adapter says of tokens.
+struct OfAdapter {
+    folder: PathBuf,
+    /// Those that it has rows of.
+    indices: TokenIndices,
+    /// Rows of the embedding and the head that it has whole; 0 of neither.
+    whole_rows: usize,
+}
+
+impl OfAdapter {
+    /// Whether it has rows of tokens, or more rows than a model that has so many.
+    fn brings_some(&self, rows: usize) -> bool {
+        !self.indices.is_empty() || self.whole_rows > rows
     }
+}
+
+/// Nothing of what is no adapter as PEFT has it, of which whoever reads it says more.
+fn of_adapter(dir: &Path) -> anyhow::Result<OfAdapter> {
+    let folder = adapter_folder(dir, true).unwrap_or_else(|_| dir.to_owned());
+    let is_adapter =
+        [adapter::CONFIG_FILE, adapter::WEIGHTS_FILE].iter().all(|name| folder.join(name).is_file());
+    let (indices, whole_rows) = match is_adapter {
+        true => (adapter::token_indices(&folder)?, adapter::whole_rows(&folder)?),
+        false => (TokenIndices::default(), 0),
+    };
+    Ok(OfAdapter { folder, indices, whole_rows })
 }
 
 /// Refuses an adapter with rows of tokens to which a head that scores texts is to be added: some of them are of the head that writes
 /// text.
 fn check_without_rows(dir: &Path) -> anyhow::Result<()> {
-    if of_adapter(dir)?.1.is_empty() {
+    if of_adapter(dir)?.indices.is_empty() {
         return Ok(());
     }
     let text = format!(
@@ -247,11 +266,12 @@ fn add_of_adapter(
     files: &mut ModelFiles,
     tokenizer: &mut Tokenizer,
 ) -> anyhow::Result<Vec<String>> {
-    let (folder, indices) = of_adapter(dir)?;
-    if indices.is_empty() {
+    let found = of_adapter(dir)?;
+    if !found.brings_some(files.stored_rows()) {
         return Ok(Vec::new());
     }
-    files.add_rows(indices.rows_needed())?;
+    let OfAdapter { folder, indices, whole_rows } = found;
+    files.add_rows(indices.rows_needed().max(whole_rows))?;
     if folder.join("tokenizer.json").is_file() {
         tokenizer.add_tokens_of(&Tokenizer::from_folder(&folder)?)?;
     } else if let Some(run) = TrainArgs::of_run(&folder) {
@@ -261,7 +281,8 @@ fn add_of_adapter(
             Tokens::OfAdapters(_) | Tokens::OfModel | Tokens::Scoring(..) => {}
         }
     }
-    let unknown = indices.ids().filter(|id| *id as usize >= tokenizer.vocab_size()).min();
+    let of_whole = (whole_rows > files.stored_rows()).then_some(files.stored_rows() as u32);
+    let unknown = indices.ids().chain(of_whole).filter(|id| *id as usize >= tokenizer.vocab_size()).min();
     let note = |id| {
         format!(
             "{}: no tokenizer beside the adapter says what token {id} is, so that no text has it; save the tokenizer there",

@@ -5,6 +5,7 @@ use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use lorafit_train::followed;
 
 use crate::terminal::host;
 
@@ -40,10 +41,11 @@ pub fn notes_are_on_terminal() -> bool {
 }
 
 /// Writes a file, which is there whole or, after an error, as it was. What is no file (`/dev/stdout`) is written to, not
-/// replaced.
+/// replaced, and of a link what it points to is written.
 pub fn file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || {
+        let path = &followed(path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if path.metadata().is_ok_and(|found| !found.is_file()) {
             return std::fs::write(path, bytes);
         }

@@ -401,3 +401,132 @@ fn a_model_that_ollama_has_is_a_base() {
         &["Ollama has no such model here, only tiny:latest", "ollama pull tiny:7b"],
     );
 }
+
+/// The file `adapter_config.json` of the fixture's adapter with another value, in a folder of its own.
+fn adapter_with(place: &Place, name: &str, key: &str, value: Value) -> String {
+    let dir = place.path(name);
+    fs::create_dir(&dir).expect("made");
+    let from = PathBuf::from(fixture("models/chat_bpe/adapter"));
+    fs::copy(from.join("adapter_model.safetensors"), dir.join("adapter_model.safetensors")).expect("copied");
+    let text = fs::read_to_string(from.join("adapter_config.json")).expect("a configuration");
+    let mut config: Value = serde_json::from_str(&text).expect("JSON");
+    config[key] = value;
+    fs::write(dir.join("adapter_config.json"), config.to_string()).expect("written");
+    dir.display().to_string()
+}
+
+#[test]
+fn nothing_of_others_is_touched_by_writing() {
+    let place = Place::new();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    let mine = ["first.tmp", "first.gguf.tmp", "merged.partial/thesis", "merged.old.partial/thesis"];
+    for name in mine {
+        fs::create_dir_all(place.path(name).parent().expect("a folder")).expect("made");
+        fs::write(place.path(name), "years").expect("written");
+    }
+    place.export("gguf", &model, &adapter, "first.gguf");
+    place.export("mlx", &model, &adapter, "mlx");
+    place.export("ollama", &model, &adapter, "ollama");
+    place.well(&["merge", "--model", &model, "--adapter", &adapter, "--out", "merged"]);
+    for name in mine {
+        assert_eq!(fs::read_to_string(place.path(name)).expect("still there"), "years", "{name}");
+    }
+    let hidden = fs::read_dir(place.0.path()).expect("a folder").flatten().map(|entry| entry.file_name());
+    assert_eq!(hidden.filter(|name| name.to_string_lossy().starts_with('.')).count(), 0);
+    for (flags, out) in
+        [(&["export", "--to", "gguf"][..], "plain"), (&["export", "--to", "gguf-lora"], "plain")]
+    {
+        let flags = [flags, &["--model", &model, "--adapter", &adapter, "--out", out]].concat();
+        place.error(&flags, &["ends with .gguf"]);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        let pipe = place.path("pipe.gguf");
+        assert!(Command::new("mkfifo").arg(&pipe).status().expect("starts").success());
+        let flags = ["export", "--to", "gguf", "--model", &model, "--out", "pipe.gguf", "--overwrite"];
+        place.error(&flags, &["it is a pipe or a device"]);
+        assert!(pipe.metadata().expect("there").file_type().is_fifo());
+        fs::create_dir(place.path("elsewhere")).expect("made");
+        std::os::unix::fs::symlink(place.path("elsewhere"), place.path("link")).expect("linked");
+        place.well(&["merge", "--model", &model, "--adapter", &adapter, "--out", "link"]);
+        assert!(place.path("link").is_symlink() && place.path("elsewhere/config.json").is_file());
+    }
+}
+
+#[test]
+fn an_adapter_is_in_a_model_once_whatever_it_went_through() {
+    let place = Place::new();
+    let (model, adapter) = (fixture("models/chat_bpe"), fixture("models/chat_bpe/adapter"));
+    place.well(&["merge", "--model", &model, "--adapter", &adapter, "--out", "merged"]);
+    place.well(&["export", "--to", "gguf", "--model", "merged", "--out", "merged.gguf"]);
+    let already = ["is merged into", "already"];
+    for model in ["merged", "merged.gguf"] {
+        place.error(&["merge", "--model", model, "--adapter", &adapter, "--out", "twice"], &already);
+        for to in ["gguf", "ollama"] {
+            let flags =
+                ["export", "--to", to, "--model", model, "--adapter", &adapter, "--out", "twice.gguf"];
+            place.error(&flags, &already);
+        }
+    }
+    fs::write(place.path("merged/merge.json"), "{").expect("written");
+    let flags = ["merge", "--model", "merged", "--adapter", &adapter, "--out", "twice"];
+    place.error(&flags, &["merge.json does not say which adapters"]);
+}
+
+#[test]
+fn values_that_are_no_numbers_are_not_written() {
+    let place = Place::new();
+    let model = fixture("models/chat_bpe");
+    // Factors are finite, and their product is not.
+    let huge = adapter_with(&place, "huge", "lora_alpha", json!(1e39));
+    let merge = ["merge", "--model", &model, "--adapter", &huge, "--out", "out", "--dtype", "f32"];
+    place.error(&merge, &["is not a finite number"]);
+    let export = ["export", "--to", "gguf", "--model", &model, "--adapter", &huge, "--out", "out.gguf"];
+    place.error(&export, &["is not a finite number"]);
+    // An update that is nothing stays nothing where a reader takes a scale of 0 for none that is said.
+    let nothing = adapter_with(&place, "nothing", "lora_alpha", json!(0));
+    place.export("gguf-lora", &model, &nothing, "nothing.gguf");
+    place.export("mlx", &model, &nothing, "nothing-mlx");
+    let plain = place.loss(&["--model", &model]);
+    for adapter in ["nothing.gguf", "nothing-mlx"] {
+        place.well(&[
+            "export",
+            "--to",
+            "peft",
+            "--model",
+            &model,
+            "--adapter",
+            adapter,
+            "--out",
+            &format!("{adapter}-peft"),
+        ]);
+        assert_eq!(place.loss(&["--model", &model, "--adapter", &format!("{adapter}-peft")]), plain);
+    }
+}
+
+#[test]
+fn what_an_adapter_says_and_nobody_knows_is_told() {
+    let place = Place::new();
+    let model = fixture("models/chat_bpe");
+    let future = adapter_with(&place, "future", "future_flag", json!(true));
+    let output = place.run(&["merge", "--model", &model, "--adapter", &future, "--out", "merged"]);
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert!(
+        output.status.success() && told.contains("`future_flag` is true, which is not known here"),
+        "{told}"
+    );
+    let init = adapter_with(&place, "init", "init_lora_weights", json!("mixup"));
+    place.error(
+        &["merge", "--model", &model, "--adapter", &init, "--out", "x"],
+        &["`init_lora_weights` is \"mixup\""],
+    );
+    let kind = adapter_with(&place, "kind", "peft_type", json!("LOHA"));
+    place.error(
+        &["merge", "--model", &model, "--adapter", &kind, "--out", "x"],
+        &["`peft_type` is \"LOHA\"", "merge_and_unload"],
+    );
+    let unused = ["merge", "--model", &model, "--adapter", &kind, "--out", "x"];
+    place.error(&[&unused[..], &["--majority-sign", "total"]].concat(), &["--majority-sign", "ties"]);
+    place.error(&[&unused[..], &["--seed", "1"]].concat(), &["--seed", "dare"]);
+}

@@ -13,6 +13,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
 
 use super::lora::override_for;
+use super::names::is_table;
 use super::peft::{
     WEIGHTS_FILE, changes_the_base, decode, map_weights, matrix, parse_weights, patterns, read_json,
     read_tokens, used_options,
@@ -135,6 +136,16 @@ impl AdapterFile {
             parameters_beside,
             config: json,
         })
+    }
+
+    /// Those of `others` that were trained: without the embedding and the head that PEFT saves beside the factors as they were.
+    pub fn trained_others(&self) -> impl Iterator<Item = &String> {
+        self.others.iter().filter(|name| !is_table(name))
+    }
+
+    /// What the adapter is for, as PEFT names it: `CAUSAL_LM` or `SEQ_CLS`.
+    pub fn task_type(&self) -> Option<&str> {
+        self.config.get("task_type").and_then(Value::as_str)
     }
 
     /// Options of the configuration by which the adapter is more than factors with a rank and a scale (`use_dora`, `bias`,

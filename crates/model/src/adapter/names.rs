@@ -205,6 +205,15 @@ fn of_model(path: &str, names: &Names) -> Option<String> {
     whole(path, names).filter(|(_, rest)| rest.is_empty()).map(|(whole, _)| whole.to_owned())
 }
 
+/// Whether the tensor `name` is an embedding, or a head that writes text, as a whole.
+pub(super) fn is_table(name: &str) -> bool {
+    let Some((path, "weight")) = without_prefix(name).rsplit_once('.') else { return false };
+    let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
+    let path = path.strip_suffix(".base_layer").unwrap_or(path);
+    let path = path.strip_suffix(".token_adapter").unwrap_or(path);
+    path == HEAD || Names::ALL.iter().any(|known| known.embedding == path)
+}
+
 /// Whether the tensor `name` is a head that scores texts.
 pub(super) fn is_score(name: &str) -> bool {
     let Some((path, kind)) = without_prefix(name).rsplit_once('.') else { return false };

@@ -14,9 +14,9 @@ use serde_json::json;
 use super::analysis::Update;
 use super::factors::{AdapterFile, Factors};
 use super::names::{merged_in_peft, tensor_name};
-use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE, whole};
+use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE};
 use crate::error::FileError;
-use crate::files::{TensorData, TensorSource};
+use crate::files::{TensorData, TensorSource, json_number};
 
 /// Keys of a configuration that are about ranks and scales, or about how an adapter begins.
 const REPLACED: [&str; 6] =
@@ -84,9 +84,14 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
         let problem = format!(
             "`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller"
         );
-        return Err(fail(CONFIG_FILE, problem).with_hint(merged_in_peft()));
+        // What is computed here can be merged here.
+        let hint = match ["use_dora", "modules_to_save", "trainable_token_indices"].contains(key) {
+            true => "merge it into its base with lorafit merge instead".into(),
+            false => merged_in_peft(),
+        };
+        return Err(fail(CONFIG_FILE, problem).with_hint(hint));
     }
-    if let Some(name) = adapter.others.first() {
+    if let Some(name) = adapter.trained_others().next() {
         let problem = format!("tensor {name} is not a factor of a linear layer, so it has no rank to reduce");
         return Err(fail(WEIGHTS_FILE, problem).with_hint(merged_in_peft()));
     }
@@ -121,7 +126,7 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
     let mut config = adapter.config.clone();
     REPLACED.iter().for_each(|key| drop(config.remove(*key)));
     config.insert("r".to_owned(), json!(rank));
-    config.insert("lora_alpha".to_owned(), whole(scale * rank as f64));
+    config.insert("lora_alpha".to_owned(), json_number(scale * rank as f64));
     let config = serde_json::to_vec_pretty(&config).expect("plain values");
     Ok(Shrunk { rank, layers, config, tensors })
 }

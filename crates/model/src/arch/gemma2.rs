@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::error::OTHER_COMPUTATION;
 use super::{ConfigError, Family, Named, blocks, gguf, hf, rope};
+use crate::files::json_number;
 use crate::shape::{Arch, Architecture, Config, LayerPattern, Names, NormKind, Part};
 
 const ARCH: Arch = Arch(&Architecture {
@@ -131,7 +132,7 @@ pub(super) fn to_json(config: &Config) -> serde_json::Value {
     json!({
         "hidden_activation": hf::activation_name(config.activation),
         "attention_bias": config.attention_bias,
-        "query_pre_attn_scalar": (f64::from(scale).powi(-2) * 1e3).round() / 1e3,
+        "query_pre_attn_scalar": json_number((f64::from(scale).powi(-2) * 1e3).round() / 1e3),
         "sliding_window": config.sliding_window,
         "layer_types": hf::layer_types(config),
     })

@@ -5,6 +5,14 @@ use super::{GgufEntries, rope};
 use crate::files::{Gguf, GgufEntry};
 use crate::shape::{Arch, Config, LayerPattern, Rope};
 
+/// Architectures whose head llama.cpp takes from the embedding, whatever a file has.
+const TIED: [&str; 2] = ["gemma2", "cohere2"];
+
+/// Whether llama.cpp reads the head that a model has.
+pub(crate) fn reads_head(config: &Config) -> bool {
+    config.tie_word_embeddings || !TIED.contains(&config.arch.gguf())
+}
+
 /// The keys of an architecture, with errors that name them.
 pub(super) struct Keys<'a> {
     pub gguf: &'a Gguf,

@@ -32,6 +32,7 @@ mod starcoder2;
 
 pub use error::ConfigError;
 use error::MAX_SIZE;
+pub(crate) use gguf::reads_head;
 
 /// Keys of GGUF metadata, without the architecture in front.
 pub(crate) type GgufEntries = Vec<(&'static str, GgufEntry)>;
@@ -203,23 +204,31 @@ impl Config {
             "vocab_size": self.vocab_size,
             "rms_norm_eps": eps,
             "rope_theta": self.rope.theta,
-            "rope_scaling": rope::scaling_to_json(&self.rope.scaling),
             "tie_word_embeddings": self.tie_word_embeddings,
             "max_position_embeddings": self.max_position_embeddings,
             "initializer_range": self.initializer_range.to_string().parse::<f64>().expect("a number"),
         });
-        let (Value::Object(mut json), Value::Object(own)) = (json, (family.to_json)(self)) else {
+        let (Value::Object(json), Value::Object(own)) = (json, (family.to_json)(self)) else {
             unreachable!("both are objects")
         };
-        json.extend(own);
-        let again = Config::from_hf_json(&Value::Object(json.clone()).to_string())?;
-        let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
-        let (ours, read) = (self.rope_frequencies(), again.rope_frequencies());
-        let rotated_alike = ours.iter().zip(&read).all(|(a, b)| close(*a, *b));
-        match (Config { rope: self.rope.clone(), ..again } == *self) && rotated_alike {
-            true => Ok(json),
-            false => Err(ConfigError::new("no config.json says what this file's metadata does")),
+        for scaling in rope::scalings_to_json(&self.rope.scaling, self.max_position_embeddings) {
+            let mut json = json.clone();
+            json.insert("rope_scaling".to_owned(), scaling);
+            // A family may say more of its rotation.
+            json.extend(own.clone());
+            let again = Config::from_hf_json(&Value::Object(json.clone()).to_string())?;
+            let close = |a: f32, b: f32| (a - b).abs() <= 1e-6 * a.abs();
+            let (ours, read) = (self.rope_frequencies(), again.rope_frequencies());
+            let rotated_alike = ours.iter().zip(&read).all(|(a, b)| close(*a, *b));
+            if (Config { rope: self.rope.clone(), ..again } == *self) && rotated_alike {
+                return Ok(json);
+            }
         }
+        let model_type = self.arch.model_type();
+        Err(ConfigError::new(format!(
+            "no config.json of {model_type} says what this file's metadata does, such as the rotation of its positions"
+        ))
+        .with_hint("merge into the model folder that the file was made from, or export to a GGUF file"))
     }
 
     /// The class of transformers that has such a decoder with a head that scores texts, if there is one.

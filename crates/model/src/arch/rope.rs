@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::error::{ConfigError, OTHER_COMPUTATION, OTHER_STRETCHING};
 use super::gguf;
 use super::hf::Keys;
+use crate::files::json_number;
 use crate::shape::{Rope, RopeScaling};
 
 /// What an architecture has where its `config.json` says nothing.
@@ -262,10 +263,24 @@ fn yarn_part(factor: f64, mscale: f64) -> f64 {
 const TWO_WORDS: &str = "take out the one that is not meant: transformers 5 takes `rope_scaling`";
 pub(super) const ORIGINAL: &str = "original_max_position_embeddings";
 
-/// `rope_scaling` of a `config.json`.
+/// `rope_scaling` of a `config.json`, in the forms that may say it, the most usual first.
 ///
-/// GGUF files of Llama 3.1 and later have divisors instead of what they are computed from: 8 or, of the small models,
-/// 32 for low frequencies.
+/// GGUF files of Llama 3.1 and later have divisors instead of what they are computed from. Those of the published models are found
+/// again; LongRoPE can say any others, with the same for short and long texts.
+pub(super) fn scalings_to_json(scaling: &RopeScaling, context: usize) -> Vec<Value> {
+    let mut forms = vec![scaling_to_json(scaling)];
+    if let RopeScaling::Divisors(divisors) = scaling {
+        forms.push(scaling_to_json(&RopeScaling::Long {
+            short: divisors.clone(),
+            long: divisors.clone(),
+            original_max_position_embeddings: context as f64,
+            attention_factor: 1.0,
+        }));
+    }
+    forms
+}
+
+/// One of them. Divisors are taken for those of Llama 3.1, 8 or, of the small models, 32 for low frequencies.
 pub(super) fn scaling_to_json(scaling: &RopeScaling) -> Value {
     let llama3 = |factor: f64, low: f64, high: f64, context: f64| {
         json!({
@@ -273,7 +288,7 @@ pub(super) fn scaling_to_json(scaling: &RopeScaling) -> Value {
             "factor": factor,
             "low_freq_factor": low,
             "high_freq_factor": high,
-            "original_max_position_embeddings": context,
+            ORIGINAL: json_number(context),
         })
     };
     match scaling {
@@ -298,7 +313,7 @@ pub(super) fn scaling_to_json(scaling: &RopeScaling) -> Value {
             "factor": factor,
             "beta_fast": beta_fast,
             "beta_slow": beta_slow,
-            ORIGINAL: original_max_position_embeddings,
+            ORIGINAL: json_number(*original_max_position_embeddings),
             "truncate": truncate,
             "attention_factor": attention_factor,
         }),
@@ -306,7 +321,7 @@ pub(super) fn scaling_to_json(scaling: &RopeScaling) -> Value {
             "rope_type": "longrope",
             "short_factor": short,
             "long_factor": long,
-            ORIGINAL: original_max_position_embeddings,
+            ORIGINAL: json_number(*original_max_position_embeddings),
             "attention_factor": attention_factor,
         }),
         RopeScaling::Divisors(divisors) => {

@@ -7,7 +7,7 @@ use lorafit_kernels::quant::Format;
 
 use super::RowValues;
 use super::gguf::{DEFAULT_ALIGNMENT, type_number};
-use super::stream::{write_blocks, write_shared};
+use super::stream::{no_form, write_blocks, write_shared};
 
 /// A metadata value.
 #[derive(Clone, Debug)]
@@ -98,14 +98,10 @@ impl GgufTensor<'_> {
         let format = self.format;
         let encode = |floats: &[f32], bytes: &mut [u8]| format.encode(floats, bytes).map_err(|e| e.at);
         let block = (format.block_len(), format.block_bytes());
-        let Some((at, value)) = write_blocks(out, &self.shape, block, values, &encode)? else {
-            return Ok(());
-        };
-        let cols = self.shape.last().copied().unwrap_or(1);
-        let (name, row, col) = (&self.name, at / cols, at % cols);
-        Err(io::Error::other(format!(
-            "{name}: the value {value} in row {row}, column {col} has no form in {format}"
-        )))
+        match write_blocks(out, &self.shape, block, values, &encode)? {
+            Some(failed) => Err(no_form(&self.name, &self.shape, failed, &format.to_string())),
+            None => Ok(()),
+        }
     }
 }
 

@@ -217,11 +217,30 @@ impl TensorSource<'_> {
     }
 
     fn beyond(&self, dtype: SaveDtype, at: usize, value: f32) -> io::Error {
-        let cols = self.shape.last().copied().unwrap_or(1).max(1);
-        let (name, dtype, row, col) = (&self.name, dtype.name(), at / cols, at % cols);
-        let problem = format!("{name}: the value {value} in row {row}, column {col} is beyond {dtype}");
-        io::Error::new(io::ErrorKind::InvalidData, problem)
+        no_form(&self.name, &self.shape, (at, value), dtype.name())
     }
+}
+
+/// A value that cannot be stored; the reason why writing ended, inside of an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{tensor}: the value {value} in row {row}, column {col} is {}",
+    if value.is_finite() { format!("beyond {dtype}") } else { "not a finite number".to_owned() }
+)]
+pub struct NoForm {
+    tensor: String,
+    row: usize,
+    col: usize,
+    /// The value.
+    pub value: f32,
+    dtype: String,
+}
+
+/// The error of a value, at its place in a tensor, that a type has no form for.
+pub(super) fn no_form(name: &str, shape: &[usize], (at, value): (usize, f32), dtype: &str) -> io::Error {
+    let cols = shape.last().copied().unwrap_or(1).max(1);
+    let (tensor, dtype, row, col) = (name.to_owned(), dtype.to_owned(), at / cols, at % cols);
+    io::Error::new(io::ErrorKind::InvalidData, NoForm { tensor, row, col, value, dtype })
 }
 
 /// Encodes values, or tells the place of the first that has no form.
@@ -229,7 +248,7 @@ pub(super) type Encode<'a> = dyn Fn(&[f32], &mut [u8]) -> Result<(), usize> + Sy
 
 /// Computes, encodes and writes the values of a tensor, block by block on all threads, so that they stay in the caches in
 /// between. `block` is the number of values that are encoded together, and their bytes. Gives the place and the value of the
-/// first that `encode`, which tells its place in a block, has no form for; the file is not whole then.
+/// first that is not finite, or that `encode`, which tells its place in a block, has no form for; the file is not whole then.
 pub(super) fn write_blocks(
     out: &mut dyn Write,
     shape: &[usize],
@@ -261,7 +280,9 @@ pub(super) fn write_blocks(
                 }
                 let floats = &mut floats[..range.len()];
                 values(range.clone(), floats);
-                encode(floats, bytes).err().map(|at| (range.start + at, floats[at]))
+                let not_finite = floats.iter().position(|value| !value.is_finite());
+                let failed = not_finite.or_else(|| encode(floats, bytes).err());
+                failed.map(|at| (range.start + at, floats[at]))
             })
         });
         // The first such value, whichever thread came to one first.

@@ -12,7 +12,7 @@ use crate::shape::Config;
 /// The folder of chat templates other than the default.
 const TEMPLATES: &str = "additional_chat_templates";
 
-/// Tokenizer, template and generation settings of a model folder, by name: every small text file but those that are about
+/// Tokenizer, template, generation settings and licence of a model folder, by name: every small text file but those that are about
 /// the weights. Names may have a folder in them.
 ///
 /// # Errors
@@ -25,7 +25,11 @@ pub fn companions(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let about_weights = name == "config.json" || name.contains(".safetensors") || name.contains(".bin");
-        if path.is_file() && !about_weights && ["json", "jinja", "txt", "model"].contains(&kind) {
+        // The licence of the base goes wherever its weights go.
+        let of_licence =
+            ["LICENSE", "LICENCE", "NOTICE"].iter().any(|begin| name.to_uppercase().starts_with(begin));
+        let is_text = ["json", "jinja", "txt", "model"].contains(&kind);
+        if path.is_file() && !about_weights && (is_text || of_licence) {
             found.push((name.clone(), inside(dir, &name)?));
         }
     }
@@ -71,18 +75,24 @@ pub fn tokenizer_files(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> 
     Ok(companions(dir)?.into_iter().filter(|(name, _)| is_tokenizer_file(name)).collect())
 }
 
+/// The ids of the tokens that begin and end a text, and of the one that texts are filled up with.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpecialTokens {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Ends one.
+    pub eos: Option<u32>,
+    /// Fills one up.
+    pub pad: Option<u32>,
+}
+
 impl ModelFiles {
     /// The `config.json` of a folder with this model's weights, plain and in `dtype`: the folder's own, or for a GGUF
-    /// file one that says the same, with the ids of the tokens that begin and end a text.
+    /// file one that says the same, with the `special` tokens.
     ///
     /// # Errors
     /// A GGUF file whose shape no configuration has.
-    pub fn plain_config(
-        &self,
-        dtype: SaveDtype,
-        bos: Option<u32>,
-        eos: Option<u32>,
-    ) -> Result<String, FileError> {
+    pub fn plain_config(&self, dtype: SaveDtype, special: SpecialTokens) -> Result<String, FileError> {
         let mut config = match &self.source {
             Source::Folder { .. } => {
                 let path = self.path.join("config.json");
@@ -97,8 +107,11 @@ impl ModelFiles {
             }
             Source::Gguf(_) => {
                 let mut config = self.unscored().to_hf_json().map_err(|e| self.error(e.to_string()))?;
-                config.insert("bos_token_id".to_owned(), json!(bos));
-                config.insert("eos_token_id".to_owned(), json!(eos));
+                let SpecialTokens { bos, eos, pad } = special;
+                // Where there is none that is said, too: the classes of some families have one of their own.
+                for (name, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)] {
+                    config.insert(name.to_owned(), json!(id));
+                }
                 config
             }
         };

@@ -15,7 +15,7 @@ use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
-pub use folder::{companions, is_tokenizer_file, tokenizer_files};
+pub use folder::{SpecialTokens, companions, is_tokenizer_file, tokenizer_files};
 pub use origin::License;
 pub use score::MOST_LABELS;
 
@@ -23,7 +23,8 @@ use crate::arch::ConfigError;
 use crate::error::{FileError, unquantised};
 use crate::files::{ADAPTER_CONFIG, MAX_CONFIG_BYTES, StoredTensor, inside, read_text};
 pub use crate::files::{
-    Gguf, GgufEntry, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values, write_tensors,
+    Gguf, GgufEntry, NoForm, RowValues, SaveDtype, TensorData, TensorReader, TensorSource, Values,
+    write_tensors,
 };
 use crate::shape::{
     BaseQuantization, Config, HEAD, Names, gguf_name, is_transposed, module_shape, stored_less,

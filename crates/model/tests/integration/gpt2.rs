@@ -144,5 +144,5 @@ fn what_is_not_computed_is_refused() {
     let error =
         write_quantized(&files, quantization, &dir.path().join("q"), &mut |_, _| {}).expect_err("refused");
     assert!(error.to_string().contains("`Conv1D` layers is not written quantised"), "{error}");
-    assert!(files.plain_config(SaveDtype::F32, None, None).is_ok());
+    assert!(files.plain_config(SaveDtype::F32, Default::default()).is_ok());
 }

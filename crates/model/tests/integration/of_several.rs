@@ -122,7 +122,7 @@ fn it_is_written_as_a_language_model_alone() {
     let merged = Merged::new(&files, &none, None).expect("looked up");
     let mut bytes = Vec::new();
     write_tensors(&mut bytes, merged.sources()).expect("written");
-    let config = files.plain_config(SaveDtype::F32, None, None).expect("a configuration");
+    let config = files.plain_config(SaveDtype::F32, Default::default()).expect("a configuration");
     let again = ModelFiles::from_safetensors(&fixture(NAME), &config, SharedBytes::from_vec(bytes));
     let again = again.expect("opens");
     assert!(again.unused_tensors().is_empty() && !again.config().is_of_several());

@@ -204,7 +204,7 @@ fn merge(mut files: ModelFiles, adapter: &Adapter, out: &Path) -> ModelFiles {
     write_tensors(&mut bytes, merged.sources()).expect("memory takes all");
     std::fs::create_dir(out).expect("a folder");
     std::fs::write(out.join("model.safetensors"), bytes).expect("written");
-    let config = files.plain_config(SaveDtype::F32, None, None).expect("a configuration");
+    let config = files.plain_config(SaveDtype::F32, Default::default()).expect("a configuration");
     std::fs::write(out.join("config.json"), config).expect("written");
     ModelFiles::open(out).expect("opens")
 }

@@ -1,12 +1,11 @@
 //! The folder that `ollama create` reads: a `Modelfile`, and beside it the adapter or the merged model.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lorafit_data::{GoTemplate, Tokenizer};
 use lorafit_model::adapter::{Adapter, convert};
 use lorafit_model::weights::ModelFiles;
-use lorafit_train::open_tokenizer;
+use lorafit_train::{NewFolder, open_tokenizer};
 use serde_json::json;
 
 use super::{ExportArgs, Written, model};
@@ -29,10 +28,7 @@ pub(super) fn write(
     adapters: &[AdapterArg],
 ) -> anyhow::Result<Written> {
     let template = chat_template(args, files, adapters)?;
-    let parent =
-        args.out().parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // The folder gets its name when it is whole.
-    let place = tempfile::Builder::new().prefix(".lorafit-").tempdir_in(parent)?;
+    let place = NewFolder::new(&std::path::absolute(args.out())?)?;
     let mut modelfile = String::from("# ollama create NAME -f Modelfile\n");
     let (what, json) = match why_one_file(args, files, adapter) {
         Some(why) => {
@@ -47,7 +43,7 @@ pub(super) fn write(
             let mut what = format!("the base stays where it is ({from})");
             if let Some(adapter) = adapter {
                 let bytes = convert::gguf_lora_bytes(adapter, files.config(), args.model())?;
-                fs::write(place.path().join(ADAPTER), bytes)?;
+                place.write(ADAPTER, &bytes)?;
                 modelfile += &format!("ADAPTER ./{ADAPTER}\n");
                 what = format!("the adapter in f32; {what}");
             }
@@ -55,8 +51,8 @@ pub(super) fn write(
         }
     };
     modelfile += &template.as_ref().map(instructions).unwrap_or_default();
-    fs::write(place.path().join(MODELFILE), modelfile)?;
-    give_name(place, args.out())?;
+    place.write(MODELFILE, modelfile.as_bytes())?;
+    place.finish()?;
     let use_it = format!(
         "use it: ollama create NAME -f {}/{MODELFILE}, and ollama run NAME; files are in",
         args.out().display()
@@ -64,25 +60,6 @@ pub(super) fn write(
     let mut json = json;
     json["template"] = json!(template.map(|template| template.source));
     Ok(Written { what, use_it: use_it.into(), json })
-}
-
-/// The folder in its place, which is new or empty.
-fn give_name(place: tempfile::TempDir, out: &Path) -> anyhow::Result<()> {
-    if out.is_dir() {
-        fs::remove_dir(out)?;
-    }
-    let place = place.keep();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // A temporary folder is its owner's alone.
-        fs::set_permissions(&place, fs::Permissions::from_mode(0o755))?;
-    }
-    if let Err(error) = fs::rename(&place, out) {
-        let _ = fs::remove_dir_all(&place);
-        return Err(error.into());
-    }
-    Ok(())
 }
 
 /// Why Ollama is given the merged model; `None` if it takes base and adapter.

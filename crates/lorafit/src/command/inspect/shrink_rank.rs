@@ -22,7 +22,7 @@ pub fn run(adapter: &AdapterFile, rank: usize, out: &Path, as_json: bool) -> any
     let beside = tokenizer_files(&adapter.path)?.into_iter();
     files.extend(beside.map(|(name, path)| (name, FolderFile::Copy(path))));
     let folder = ModelFolder { files, ..ModelFolder::default() };
-    write_adapter_folder(&whole, WEIGHTS_FILE, &|| shrunk.sources(), &folder, &mut |_| Ok(()))?;
+    write_adapter_folder(&whole, WEIGHTS_FILE, &|| shrunk.sources(), &folder)?;
     let worst = shrunk.layers.iter().max_by(|a, b| a.relative_error().total_cmp(&b.relative_error()));
     let worst = worst.map_or((0.0, ""), |layer| (layer.relative_error(), layer.path.as_str()));
     let middle = median(shrunk.layers.iter().map(ShrunkLayer::relative_error)).unwrap_or(0.0);

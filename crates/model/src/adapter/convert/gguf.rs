@@ -36,7 +36,11 @@ fn save_gguf_lora(
     config: &Config,
     base_name: &str,
 ) -> std::io::Result<()> {
-    let alpha = adapter.config().alpha as f32;
+    // Readers take an alpha of 0 for none that is said: an update that is nothing has factors that are nothing.
+    let alpha = match adapter.config().alpha as f32 {
+        0.0 => adapter.config().rank as f32,
+        alpha => alpha,
+    };
     let text = |key: &str, value: &str| (key.to_owned(), GgufEntry::Text(value.to_owned()));
     let entries = [
         text("general.architecture", config.arch.gguf()),
@@ -130,9 +134,13 @@ pub fn load_gguf_lora(gguf: &Gguf, config: &Config) -> Result<Adapter, FileError
             wrong("general.architecture", architecture).with_hint("pass the model that it was made for")
         );
     }
-    let alpha = gguf.number("adapter.lora.alpha").filter(|alpha| alpha.is_finite() && *alpha != 0.0);
-    let alpha =
-        alpha.ok_or_else(|| fail("`adapter.lora.alpha` is not there, expected a number".to_owned()))?;
+    let alpha = match gguf.number("adapter.lora.alpha") {
+        Some(alpha) if alpha.is_finite() && alpha != 0.0 => alpha,
+        Some(alpha) => {
+            return Err(fail(format!("`adapter.lora.alpha` is {alpha}, expected a number other than 0")));
+        }
+        None => return Err(fail("`adapter.lora.alpha` is missing, expected a number".to_owned())),
+    };
 
     let sites: BTreeMap<String, (usize, Module)> = (0..config.num_hidden_layers)
         .flat_map(|layer| {

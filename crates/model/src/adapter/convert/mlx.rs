@@ -61,7 +61,9 @@ impl<'a> MlxAdapter<'a> {
             return fail("an adapter of lm_head or the embedding is not written for mlx-lm");
         }
         let all = projections(adapter);
-        let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, first.scale));
+        // A scale of 0 could not be read again: an update that is nothing has factors that are nothing.
+        let scale_of = |first: &Projection| if first.scale == 0.0 { 1.0 } else { first.scale };
+        let (rank, scale) = all.first().map_or((1, 1.0), |first| (first.rank, scale_of(first)));
         if all.iter().any(|projection| projection.rank != rank) {
             return fail("mlx-lm has one rank for all projections, the adapter several");
         }

@@ -61,6 +61,57 @@ const OPTIONS: [(&str, &str); 13] = [
     ("monteclora_config", "null"),
 ];
 
+/// Keys beside [`OPTIONS`] and those that are read: they say nothing of what a trained adapter computes.
+const WITHOUT_EFFECT: [&str; 19] = [
+    "arrow_config",
+    "auto_mapping",
+    "base_model_name_or_path",
+    "corda_config",
+    "eva_config",
+    "fan_in_fan_out",
+    "inference_mode",
+    "init_lora_weights",
+    "loftq_config",
+    "lora_ga_config",
+    "megatron_config",
+    "megatron_core",
+    "peft_type",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+    "velora_config",
+];
+const READ: [&str; 13] = [
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "rank_pattern",
+    "alpha_pattern",
+    TIED,
+    // Of the first releases of PEFT, and of programs that mark what they wrote.
+    "merge_weights",
+    "unsloth_fixed",
+];
+
+/// Keys that nothing here knows and that say something, each with its value.
+pub(super) fn unknown_keys(json: &Map<String, Value>) -> impl Iterator<Item = (&String, &Value)> {
+    let is_known = |key: &str| {
+        READ.contains(&key)
+            || WITHOUT_EFFECT.contains(&key)
+            || OPTIONS.iter().any(|(option, _)| *option == key)
+    };
+    let says_nothing =
+        |value: &Value| ["null", "false", "[]", "{}", "\"\""].contains(&value.to_string().as_str());
+    json.iter().filter(move |(key, value)| !is_known(key) && !says_nothing(value))
+}
+
 /// Those of [`OPTIONS`] that a configuration uses, each with the value that does nothing and its own.
 pub(in crate::adapter) fn used_options(
     json: &Map<String, Value>,
@@ -82,6 +133,9 @@ pub(in crate::adapter) fn changes_the_base(json: &Map<String, Value>) -> Option<
     CHANGING.iter().any(|name| init.starts_with(name)).then_some(init)
 }
 
+/// What helps where a number is none.
+const DAMAGED: &str = "the file was changed or damaged: take both files from where the adapter was saved";
+
 /// A key that has another value than one of `expected`.
 fn wrong(json: &Map<String, Value>, key: &str, expected: &str) -> FileError {
     let found = json.get(key).map_or("missing".to_owned(), Value::to_string);
@@ -102,9 +156,9 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
     check_kind(json)?;
     let is_rank = |rank: &u64| (1..=65_536).contains(rank);
     let rank = number_or_8(json, "r").as_u64().filter(is_rank);
-    let rank = rank.ok_or_else(|| wrong(json, "r", "a rank from 1 to 65536"))?;
+    let rank = rank.ok_or_else(|| wrong(json, "r", "a rank from 1 to 65536").with_hint(DAMAGED))?;
     let alpha = number_or_8(json, "lora_alpha").as_f64();
-    let alpha = alpha.ok_or_else(|| wrong(json, "lora_alpha", "a number"))?;
+    let alpha = alpha.ok_or_else(|| wrong(json, "lora_alpha", "a number").with_hint(DAMAGED))?;
     let targets = targets(json)?;
     let exclude = excluded(json)?;
     let layers = layers(json)?;
@@ -159,15 +213,26 @@ pub(super) fn read_config(json: &Map<String, Value>) -> Result<LoraConfig, FileE
 /// Refuses what is no LoRA, or more than factors with a rank and a scale, magnitudes, whole weights and rows of
 /// tokens.
 fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
-    if json.get("peft_type").and_then(Value::as_str) != Some("LORA") {
-        return Err(wrong(json, "peft_type", "\"LORA\""));
+    let kind = json.get("peft_type").and_then(Value::as_str);
+    if kind != Some("LORA") {
+        let error = wrong(json, "peft_type", "\"LORA\"");
+        return Err(match kind {
+            // They put something in front of a text, and have nothing to merge.
+            Some("PROMPT_TUNING" | "PREFIX_TUNING" | "P_TUNING" | "MULTITASK_PROMPT_TUNING" | "CPT")
+            | None => error.with_hint("only LoRA adapters are read"),
+            Some(_) => error.with_hint(names::merged_in_peft()),
+        });
     }
     if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| ![DORA, SAVED, TOKENS].contains(key)) {
         return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
-    if changes_the_base(json).is_some() {
-        return Err(wrong(json, "init_lora_weights", "one that leaves the base as it is")
-            .with_hint("convert it in PEFT: save_pretrained with path_initial_model_for_weight_conversion"));
+    let known = ["gaussian", "orthogonal", "eva", "default"];
+    let init = json.get("init_lora_weights").and_then(Value::as_str);
+    if init.is_some_and(|init| !known.contains(&init)) {
+        return Err(wrong(json, "init_lora_weights", "one that leaves the base as it is").with_hint(
+            "convert it in PEFT, with the adapter as it was before training: save_pretrained(DIR, \
+             path_initial_model_for_weight_conversion=INITIAL)",
+        ));
     }
     Ok(())
 }

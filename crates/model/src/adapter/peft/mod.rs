@@ -17,12 +17,16 @@ use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, EmbeddingFactors, LoraGroup};
 use super::marks;
-use super::names::{EMBEDDING_A, EMBEDDING_B, MAGNITUDES, is_score, tensor_name, tokens_name, whole_name};
+use super::names::{
+    EMBEDDING_A, EMBEDDING_B, MAGNITUDES, is_score, is_table, tensor_name, tokens_name, whole_name,
+};
 use super::saved::SavedWeight;
 use super::targets::Targets;
 use super::token_rows::{KEY as TOKENS, TokenIndices};
 use crate::error::FileError;
-use crate::files::{MAX_CONFIG_BYTES, TensorData, TensorSource, inside, read_text, write_tensors};
+use crate::files::{
+    MAX_CONFIG_BYTES, TensorData, TensorSource, inside, json_number, read_text, write_tensors,
+};
 use crate::shape::{Config, HEAD, SCORE};
 use crate::weights::{MOST_LABELS, ModelFiles};
 pub(super) use config::{
@@ -217,7 +221,7 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
         "task_type": if adapter.saved.scores() { "SEQ_CLS" } else { "CAUSAL_LM" },
         "base_model_name_or_path": base_name,
         "r": lora.rank,
-        "lora_alpha": whole(lora.alpha),
+        "lora_alpha": json_number(lora.alpha),
         "lora_dropout": lora.dropout,
         "target_modules": written(&lora.targets),
         "bias": "none",
@@ -261,14 +265,9 @@ fn config_json(adapter: &Adapter, base_model: &str) -> Value {
     }
     if !lora.alpha_pattern.is_empty() {
         config["alpha_pattern"] =
-            lora.alpha_pattern.iter().map(|(p, a)| (pattern_key(p).to_owned(), whole(*a))).collect();
+            lora.alpha_pattern.iter().map(|(p, a)| (pattern_key(p).to_owned(), json_number(*a))).collect();
     }
     config
-}
-
-/// A whole number as an integer, which is what other tools expect of `lora_alpha`.
-pub(super) fn whole(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 1e15 { json!(value as i64) } else { json!(value) }
 }
 
 /// Writes a file beside its place, syncs it and renames it.
@@ -316,6 +315,23 @@ fn parse_json(path: &Path, text: &str) -> Result<Map<String, Value>, FileError> 
 pub fn token_indices(dir: &Path) -> Result<TokenIndices, FileError> {
     let (path, json) = read_json(dir)?;
     config::read_tokens(&json).map_err(|e| e.at(&path))
+}
+
+/// The rows of the embedding or the head that the adapter in the folder `dir` has whole (`modules_to_save`), whichever has more; 0
+/// of neither. Of a model whose vocabulary was extended for the training they are more than its files have.
+///
+/// # Errors
+/// Files that are missing or malformed.
+pub fn whole_rows(dir: &Path) -> Result<usize, FileError> {
+    let (_, json) = read_json(dir)?;
+    if json.get("modules_to_save").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        return Ok(0);
+    }
+    let path = dir.join(WEIGHTS_FILE);
+    let bytes = map_weights(dir)?;
+    let file = parse_weights(&path, &bytes)?;
+    let tables = file.tensors().into_iter().filter(|(name, _)| is_table(name));
+    Ok(tables.filter_map(|(_, view)| view.shape().first().copied()).max().unwrap_or(0))
 }
 
 /// The labels by which the adapter in the folder `dir` scores texts, if it has a head that does: before its model is opened, whose

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use lorafit_kernels::quant::Format;
 use lorafit_kernels::{Device, Half, SharedBytes, Tensor};
+use lorafit_remedy::Remedy;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Map, Value};
@@ -16,7 +17,7 @@ use super::super::saved::Saved;
 use super::super::targets::TargetError;
 use super::super::token_rows::{KEY as TOKENS, TokenAdapter, TokenSides};
 use super::super::{embeddings, marks};
-use super::config::read_config;
+use super::config::{read_config, unknown_keys};
 use super::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::error::FileError;
 use crate::files::{header_error, inside, map, read_header};
@@ -90,6 +91,9 @@ fn other_format(name: &str, view: &TensorView<'_>) -> String {
     format!("{name} is stored as {:?}, expected F32, F16 or BF16", view.dtype())
 }
 
+/// Letters of an unknown value that are shown.
+const MOST_SHOWN: usize = 60;
+
 /// An adapter's folder, and the model that it is read for.
 pub(super) struct Folder<'a> {
     config_path: PathBuf,
@@ -142,6 +146,12 @@ impl<'a> Folder<'a> {
                 format!("{path}: `modules_to_save` names {name}, which no module of the model is called; it was passed over")
             })
             .collect();
+        notes.extend(unknown_keys(self.json).map(|(key, value)| {
+            let (path, value) = (self.config_path.display(), value.to_string());
+            let shown: String = value.chars().take(MOST_SHOWN).collect();
+            let more = if shown.len() < value.len() { "..." } else { "" };
+            format!("{path}: `{key}` is {shown}{more}, which is not known here and was passed over")
+        }));
         if let Some(pattern) = lora.unmatched() {
             let sites = names.sites();
             notes.push(format!(
@@ -223,13 +233,16 @@ impl<'a> Folder<'a> {
     /// The projections of the model that get an adapter.
     fn selected(&self, lora: &LoraConfig) -> Result<Vec<PartShape>, FileError> {
         // In PEFT a text is a pattern for the whole path.
-        let hint = || match self.json.get("target_modules") {
+        let hint = || {
+            match self.json.get("target_modules") {
             Some(Value::String(name)) if self.model.modules().iter().any(|module| module.name() == name) => {
                 format!(
                     "PEFT takes a text for a pattern of the whole path, which `{name}` matches nowhere: write [\"{name}\"]"
                 )
+                .into()
             }
             _ => self.made_for(),
+        }
         };
         let of_config = |e| FileError::new(&self.config_path, format!("{e}")).with_hint(hint());
         // Said of its own key.
@@ -237,18 +250,17 @@ impl<'a> Folder<'a> {
         lora.parts(self.model).map_err(of_config)
     }
 
-    /// What the adapter was made for, to who meant another model.
-    fn made_for(&self) -> String {
+    /// What the adapter was made for, to who meant another model; of this very model, what helps whatever is in the way.
+    fn made_for(&self) -> Remedy {
         let whole_path = |path: &Path| path.canonicalize().ok();
         let is_base =
             |name: &str| self.base.is_some_and(|base| whole_path(base.path()) == whole_path(Path::new(name)));
         match self.json.get("base_model_name_or_path").and_then(Value::as_str) {
             Some(name) if is_base(name) => {
-                "adapter_config.json names this very model: the two files of the adapter belong to different adapters, or the \
-                 model was changed"
-                    .to_owned()
+                let mixed = "take the two files of one adapter, if adapter_config.json is of another";
+                names::merged_in_peft().or(mixed.into())
             }
-            name => format!("the adapter was made for {}", name.unwrap_or("another model")),
+            name => format!("the adapter was made for {}", name.unwrap_or("another model")).into(),
         }
     }
 
@@ -364,7 +376,7 @@ impl<'a> Tensors<'a> {
         self.folder.fail(problem).with_hint(match of_rank {
             true => "the rank in adapter_config.json (`r`, `rank_pattern`) is not that of the tensors: set it right, or take \
                      the two files of one adapter"
-                .to_owned(),
+                .into(),
             false => self.folder.made_for(),
         })
     }
