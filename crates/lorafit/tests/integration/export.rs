@@ -478,12 +478,27 @@ fn an_adapter_is_in_a_model_once_whatever_it_went_through() {
 fn values_that_are_no_numbers_are_not_written() {
     let place = Place::new();
     let model = fixture("models/chat_bpe");
-    // Factors are finite, and their product is not.
-    let huge = adapter_with(&place, "huge", "lora_alpha", json!(1e39));
+    let huge = adapter_with(&place, "huge", "lora_alpha", json!(1e40));
     let merge = ["merge", "--model", &model, "--adapter", &huge, "--out", "out", "--dtype", "f32"];
     place.error(&merge, &["is not a finite number"]);
     let export = ["export", "--to", "gguf", "--model", &model, "--adapter", &huge, "--out", "out.gguf"];
     place.error(&export, &["is not a finite number"]);
+    let large = adapter_with(&place, "large", "lora_alpha", json!(1e8));
+    let export = [
+        "export",
+        "--to",
+        "gguf",
+        "--model",
+        &model,
+        "--adapter",
+        &large,
+        "--out",
+        "out.gguf",
+        "--type",
+        "f16",
+    ];
+    place.error(&export, &["is beyond F16", "--type bf16"]);
+    assert!(!place.path("out.gguf").exists() && !place.path("out").exists());
     // An update that is nothing stays nothing where a reader takes a scale of 0 for none that is said.
     let nothing = adapter_with(&place, "nothing", "lora_alpha", json!(0));
     place.export("gguf-lora", &model, &nothing, "nothing.gguf");

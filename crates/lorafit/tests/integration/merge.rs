@@ -350,7 +350,7 @@ fn an_adapter_with_magnitudes_is_trained_merged_and_exported() {
     assert!(said.contains("magnitudes (DoRA)") && said.contains("hint: "), "{said}");
     for to in ["gguf-lora", "mlx"] {
         let output =
-            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x.gguf"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains("DoRA") && said.contains("merge"), "{to}: {said}");
     }
@@ -406,7 +406,7 @@ fn an_adapter_with_whole_weights_is_trained_merged_and_exported() {
     assert!(said.contains("whole weights (modules_to_save)") && said.contains("hint: "), "{said}");
     for to in ["gguf-lora", "mlx"] {
         let output =
-            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+            lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x.gguf"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(
             !output.status.success() && said.contains("modules_to_save") && said.contains("merge"),
@@ -491,8 +491,10 @@ fn an_adapter_with_new_tokens_is_trained_resumed_merged_and_exported() {
             "{said}"
         );
         for to in ["gguf-lora", "mlx"] {
-            let output =
-                lorafit(place, &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x"]);
+            let output = lorafit(
+                place,
+                &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x.gguf"],
+            );
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success() && said.contains("trainable_token_indices"), "{to}: {said}");
         }

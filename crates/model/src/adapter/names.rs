@@ -45,6 +45,14 @@ pub(super) fn tensor_name(path: &str, factor: &str) -> String {
     }
 }
 
+/// What the file has behind the path of a module that is trained whole, for the base's weights, which it does not use.
+const ORIGINAL: &str = ".original_module";
+
+/// Whether the tensor `name` is what the base has in the place of a module that is trained whole.
+pub(super) fn is_original(name: &str) -> bool {
+    name.rsplit_once('.').is_some_and(|(path, _)| path.ends_with(ORIGINAL))
+}
+
 /// What the file has behind the path of a module whose rows of tokens are trained.
 const TOKENS: &str = ".token_adapter.trainable_tokens_delta";
 
@@ -186,6 +194,8 @@ impl<'a> FileNames<'a> {
         let path = without_prefix(name).strip_suffix(".weight")?;
         let path = path.strip_suffix(".base_layer").unwrap_or(path);
         let path = path.strip_suffix(".token_adapter").unwrap_or(path);
+        let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
+        let path = path.strip_suffix(ORIGINAL).unwrap_or(path);
         let (weight, rest) = whole(path, config.names)?;
         rest.is_empty().then(|| format!("{weight}.weight"))
     }
@@ -209,8 +219,9 @@ fn of_model(path: &str, names: &Names) -> Option<String> {
 pub(super) fn is_table(name: &str) -> bool {
     let Some((path, "weight")) = without_prefix(name).rsplit_once('.') else { return false };
     let path = path.split_once(".modules_to_save").map_or(path, |(path, _)| path);
-    let path = path.strip_suffix(".base_layer").unwrap_or(path);
-    let path = path.strip_suffix(".token_adapter").unwrap_or(path);
+    let path = [".base_layer", ".token_adapter", ORIGINAL]
+        .iter()
+        .fold(path, |path, part| path.strip_suffix(part).unwrap_or(path));
     path == HEAD || Names::ALL.iter().any(|known| known.embedding == path)
 }
 

@@ -298,10 +298,19 @@ impl TokenAdapter {
         }
     }
 
-    /// The first of the rows behind the `stored` ones of the model's files that a side has not.
-    pub(crate) fn lacking(&self, config: &Config, stored: usize) -> Option<usize> {
+    /// The first of the rows behind the `stored` ones of the model's files that a side has not: the embedding or the head, of which
+    /// `is_whole` says whether the adapter has all of it.
+    pub(crate) fn lacking(
+        &self,
+        config: &Config,
+        stored: usize,
+        is_whole: impl Fn(&str) -> bool,
+    ) -> Option<usize> {
         let has = |rows: Option<&TokenRows>, row: usize| rows.is_some_and(|rows| rows.row_of(row).is_some());
-        (stored..config.vocab_size).find(|row| !has(self.embedding.as_ref(), *row) || !has(self.head(), *row))
+        let sides = [(config.names.embedding, self.embedding.as_ref()), (HEAD, self.head())];
+        let in_part = sides.into_iter().filter(|(path, _)| !is_whole(path)).map(|(_, rows)| rows);
+        let in_part: Vec<Option<&TokenRows>> = in_part.collect();
+        (stored..config.vocab_size).find(|row| in_part.iter().any(|rows| !has(*rows, *row)))
     }
 
     /// The rows of each side, those that both have once.

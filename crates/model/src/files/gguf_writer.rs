@@ -222,6 +222,6 @@ mod tests {
         let data = GgufData::Values(Box::new(given));
         let tensor = GgufTensor { name: "w".into(), shape: vec![2, 32], format: Format::Q8_0, data };
         let error = write_gguf(&mut Vec::new(), &[], &[tensor]).expect_err("refused").to_string();
-        assert_eq!(error, "w: the value NaN in row 1, column 8 has no form in Q8_0");
+        assert_eq!(error, "w: the value NaN in row 1, column 8 is not a finite number");
     }
 }

@@ -522,4 +522,21 @@ mod tests {
             assert_eq!(error.to_string(), "x: the value 70000 in row 40, column 1 is beyond float16");
         }
     }
+
+    #[test]
+    fn a_computed_value_that_is_no_number_is_an_error_in_every_type() {
+        for (dtype, wrong) in [
+            (SaveDtype::F32, f32::INFINITY),
+            (SaveDtype::F16, f32::NAN),
+            (SaveDtype::Bf16, f32::NEG_INFINITY),
+        ] {
+            let values = move |range: Range<usize>, out: &mut [f32]| {
+                range.zip(out).for_each(|(i, out)| *out = if i == 17 { wrong } else { 1.0 });
+            };
+            let data = TensorData::Computed(dtype, Box::new(values));
+            let tensor = TensorSource { name: "x".to_owned(), shape: vec![4, 10], data };
+            let error = write_tensors(&mut Vec::new(), vec![tensor]).expect_err("refused").to_string();
+            assert!(error.ends_with("in row 1, column 7 is not a finite number"), "{error}");
+        }
+    }
 }

@@ -77,7 +77,15 @@ impl<'a> Merged<'a> {
         dtype: Option<SaveDtype>,
     ) -> Result<Self, FileError> {
         let config = files.config();
-        if let Some(row) = adapter.tokens.lacking(config, files.stored_rows()) {
+        let saved = |name: &str| {
+            let name = match adapter.saved.ties && name.strip_suffix(".weight") == Some(HEAD) {
+                true => format!("{}.weight", config.names.embedding),
+                false => name.to_owned(),
+            };
+            adapter.saved.copy_of(&name)
+        };
+        let is_whole = |path: &str| saved(&format!("{path}.weight")).is_some();
+        if let Some(row) = adapter.tokens.lacking(config, files.stored_rows(), is_whole) {
             let problem = format!(
                 "row {row} of the embedding or the head is in no file: no token of the adapter has it"
             );
@@ -95,13 +103,6 @@ impl<'a> Merged<'a> {
             }
             let (layer, module) = module_at(adapter.modules(), name.strip_suffix(".weight")?)?;
             adapter.factors(layer, module)
-        };
-        let saved = |name: &str| {
-            let name = match adapter.saved.ties && name.strip_suffix(".weight") == Some(HEAD) {
-                true => format!("{}.weight", config.names.embedding),
-                false => name.to_owned(),
-            };
-            adapter.saved.copy_of(&name)
         };
         let of_embedding = |name: &str| {
             let is_it = name.strip_suffix(".weight") == Some(config.names.embedding);

@@ -171,7 +171,7 @@ impl<'a> Folder<'a> {
             lora.embedding(self.model).map(|shape| tensors.of_embedding(shape.rank)).transpose()?;
         let whole = tensors.whole(&saved)?;
         let rows = tensors.of_tokens(&mut lora, &mut notes)?;
-        notes.extend(tensors.others(&parts, &lora, &whole, &rows)?);
+        notes.extend(tensors.others(&parts, &lora, (&saved, &whole), &rows)?);
         let mut adapter = Adapter::zeros(self.model, &lora, &parts, device);
         adapter.saved = Saved::zeros(self.model, &lora, device).map_err(of_config)?;
         if let (Some(head), Some([a, b])) = (&mut adapter.head, &of_head) {
@@ -257,8 +257,8 @@ impl<'a> Folder<'a> {
             |name: &str| self.base.is_some_and(|base| whole_path(base.path()) == whole_path(Path::new(name)));
         match self.json.get("base_model_name_or_path").and_then(Value::as_str) {
             Some(name) if is_base(name) => {
-                let mixed = "take the two files of one adapter, if adapter_config.json is of another";
-                names::merged_in_peft().or(mixed.into())
+                let mixed = "take the two files of one adapter, if they are of several";
+                names::merged_in_peft().or(mixed.into()).because("adapter_config.json names this very model")
             }
             name => format!("the adapter was made for {}", name.unwrap_or("another model")).into(),
         }
@@ -500,13 +500,23 @@ impl<'a> Tensors<'a> {
         Ok(())
     }
 
+    /// Refuses another tensor of a weight that is trained whole, `stored`, but the same values once more.
+    fn check_again(&self, name: &str, stored: &str, trained: &TensorView<'_>) -> Result<(), FileError> {
+        let again = self.view(name)?;
+        if again.dtype() == trained.dtype() && again.data() == trained.data() {
+            return Ok(());
+        }
+        let problem = format!("{name} has other values than {stored}, and is the same weight");
+        Err(self.folder.fail(problem).with_hint("take the file as PEFT saved it"))
+    }
+
     /// Notes on the tensors that are no factors of `parts`, not `whole` and no `rows` of tokens: embeddings that are the model's own. Any other is
     /// refused.
     fn others(
         &self,
         parts: &[PartShape],
         lora: &LoraConfig,
-        whole: &[(&str, TensorView<'_>)],
+        (saved, whole): (&[WeightShape], &[(&str, TensorView<'_>)]),
         rows: &OfTokens<'_>,
     ) -> Result<Vec<String>, FileError> {
         let path = &self.folder.weights_path;
@@ -526,6 +536,15 @@ impl<'a> Tensors<'a> {
             let Some(weight) = self.names.whole_weight(name, self.folder.model) else {
                 return Err(names::unread(name).at(path));
             };
+            // Where the vocabulary grew, PEFT saves what is trained whole once more, with the base's beside it.
+            if names::is_original(name) {
+                continue;
+            }
+            let mut with_names = saved.iter().zip(whole);
+            if let Some((_, (stored, trained))) = with_names.find(|(shape, _)| shape.name == weight) {
+                self.check_again(name, stored, trained)?;
+                continue;
+            }
             let table = |view: &TensorView<'_>| view.shape().len() > 1;
             if let Some((_, embedding)) =
                 whole.iter().find(|(_, view)| table(view) && lora.saves_tied(self.folder.model))
