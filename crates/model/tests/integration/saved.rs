@@ -21,8 +21,8 @@ use lorafit_model::{
 use safetensors::SafeTensors;
 
 use crate::common::{
-    Case, LOGITS_TOLERANCE, assert_close, edit_safetensors, fixture, generated, gguf_fixture, saved_base,
-    saved_files, saved_fixture, tree_of,
+    Case, FileTensor, LOGITS_TOLERANCE, assert_close, edit_safetensors, fixture, generated, gguf_fixture,
+    saved_base, saved_files, saved_fixture, tree_of,
 };
 use crate::driver::gpu;
 
@@ -367,6 +367,52 @@ fn names_of_no_module_are_told_and_names_of_memory_read() {
     for (found, expected) in renamed.tensors().zip(case.adapter.tensors()) {
         assert_eq!(found.to_vec(found.len()), expected.to_vec(expected.len()));
     }
+}
+
+/// Where the vocabulary grew (`resize_token_embeddings`), PEFT saves what was trained whole more than once, and the base's beside it.
+#[test]
+fn whole_weights_of_a_vocabulary_that_grew_are_read_and_merged() {
+    const ADDED: usize = 3;
+    let grown = |edit: &dyn Fn(&mut Vec<FileTensor>)| {
+        let dir = tempfile::tempdir().expect("a folder");
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            let from = saved_fixture("tied_as_one").join("adapter").join(file);
+            std::fs::copy(from, dir.path().join(file)).expect("copied");
+        }
+        edit_safetensors(&dir.path().join("adapter_model.safetensors"), |tensors| {
+            let is_table =
+                |name: &str| name.ends_with("embed_tokens.weight") || name.ends_with("lm_head.weight");
+            let mut more = Vec::new();
+            for (name, dtype, shape, data) in tensors.iter_mut().filter(|(name, ..)| is_table(name)) {
+                let row = data[..shape[1] * 4].to_vec();
+                data.extend(row.repeat(ADDED));
+                shape[0] += ADDED;
+                let named = |part: &str| name.replace(".weight", &format!(".{part}.weight"));
+                more.push((named("modules_to_save"), *dtype, shape.clone(), data.clone()));
+                more.push((named("original_module"), *dtype, shape.clone(), vec![0; data.len()]));
+            }
+            assert_eq!(more.len(), 4);
+            tensors.extend(more);
+            edit(tensors);
+        });
+        let mut files = ModelFiles::open(&saved_base("tied_as_one")).expect("the fixture");
+        let rows = adapter::whole_rows(dir.path()).expect("read");
+        assert_eq!(rows, files.stored_rows() + ADDED);
+        files.add_rows(rows).expect("few");
+        let adapter =
+            adapter::load_over(dir.path(), &files, Device::Cpu).map_err(|error| error.to_string())?;
+        Ok::<_, String>((files, adapter))
+    };
+    let (files, adapter) = grown(&|_| {}).expect("read");
+    let merged = Merged::new(&files, &adapter, None).expect("merged");
+    let sources = merged.sources();
+    let table = sources.iter().find(|source| source.name.ends_with("embed_tokens.weight")).expect("there");
+    assert_eq!(table.shape[0], files.stored_rows() + ADDED);
+    let error = grown(&|tensors| {
+        let again = tensors.iter_mut().find(|(name, ..)| name.ends_with("embed_tokens.weight"));
+        again.expect("there").3[3] ^= 0x80;
+    });
+    assert!(error.expect_err("refused").contains("has other values than"));
 }
 
 #[test]
