@@ -419,6 +419,31 @@ fn read_adapter(path: &Path, files: &ModelFiles) -> Result<Adapter, FileError> {
     }
 }
 
+/// Refuses a model that a GGUF file cannot hold, and tells what llama.cpp or the file makes of it otherwise.
+fn check_form(args: &ExportArgs, files: &ModelFiles, is_adapted: bool) -> anyhow::Result<()> {
+    let of_folder = || files.gguf().is_none().then(|| export::unsaid(files.config())).flatten();
+    if let Some(why) = export::unread_head(files.config()).or_else(of_folder) {
+        return Err(CliError::new(format!("{}: a GGUF file cannot hold this model: {why}", args.model()))
+            .hint("lorafit merge writes a folder, which transformers and vLLM read")
+            .into());
+    }
+    if let (None, Some(window)) = (files.gguf(), export::unsaid_window(files.config())) {
+        args.tell(&format!(
+            "llama.cpp has no window for {}: texts of more than {window} tokens are computed otherwise there",
+            files.config().arch
+        ));
+    }
+    if let (BaseStorage::Quantized(format), None) = (files.storage()?, files.gguf())
+        && is_adapted
+    {
+        args.tell(&format!(
+            "the adapter is added to the values that the base stores in {format}: lorafit merge --base ORIGINAL adds it to the weights \
+             that these were quantised from"
+        ));
+    }
+    Ok(())
+}
+
 /// Writes the model with its adapter to the file `out`.
 fn model(
     args: &ExportArgs,
@@ -428,28 +453,7 @@ fn model(
     adapter: Option<&Adapter>,
     out: &Path,
 ) -> anyhow::Result<Written> {
-    let of_folder = || files.gguf().is_none().then(|| export::unsaid(files.config())).flatten();
-    if let Some(why) = export::unread_head(files.config()).or_else(of_folder) {
-        return Err(CliError::new(format!("{}: a GGUF file cannot hold this model: {why}", args.model()))
-            .hint("lorafit merge writes a folder, which transformers and vLLM read")
-            .into());
-    }
-    if files.gguf().is_none() {
-        if let Some(window) = export::unsaid_window(files.config()) {
-            args.tell(&format!(
-                "llama.cpp has no window for {}: texts of more than {window} tokens are computed otherwise there",
-                files.config().arch
-            ));
-        }
-    }
-    if let (BaseStorage::Quantized(format), None) = (files.storage()?, files.gguf())
-        && adapter.is_some()
-    {
-        args.tell(&format!(
-            "the adapter is added to the values that the base stores in {format}: lorafit merge --base ORIGINAL adds it to the weights \
-             that these were quantised from"
-        ));
-    }
+    check_form(args, files, adapter.is_some())?;
     let none = Adapter::none(files.config());
     // A folder's own type where nothing else is said; what is encoded comes from f32.
     let dtype = match (args.file_type, files.gguf()) {

@@ -491,10 +491,8 @@ fn an_adapter_with_new_tokens_is_trained_resumed_merged_and_exported() {
             "{said}"
         );
         for to in ["gguf-lora", "mlx"] {
-            let output = lorafit(
-                place,
-                &["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x.gguf"],
-            );
+            let flags = ["export", "--to", to, "--model", &model, "--adapter", "run", "--out", "x.gguf"];
+            let output = lorafit(place, &flags);
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert!(!output.status.success() && said.contains("trainable_token_indices"), "{to}: {said}");
         }

@@ -726,10 +726,10 @@ class MergeFlags(TypedDict, total=False):
     """The share of each factor's values that ties and dare keep, above 0 and at most 1 [default: 0.5]"""
 
     majority_sign: Literal["total", "frequency"] | None
-    """How the method ties chooses the sign of a value"""
+    """How ties and dare-ties choose the sign of a value [default: total]"""
 
     seed: int | None
-    """Random seed of the values that dare drops"""
+    """Random seed of the values that dare-linear and dare-ties drop [default: 0]"""
 
     check: str | PathLike[str] | Sequence[str | PathLike[str]] | None
     """Rows to compare the merged model with --model and the adapters on: logits and loss"""

@@ -139,19 +139,7 @@ impl<'a> Folder<'a> {
             }
         };
         let saved = lora.saved_weights(self.model).map_err(of_config)?;
-        let mut notes: Vec<String> = lora
-            .saved_by_no_module(self.model)
-            .map(|name| {
-                let path = self.config_path.display();
-                format!("{path}: `modules_to_save` names {name}, which no module of the model is called; it was passed over")
-            })
-            .collect();
-        notes.extend(unknown_keys(self.json).map(|(key, value)| {
-            let (path, value) = (self.config_path.display(), value.to_string());
-            let shown: String = value.chars().take(MOST_SHOWN).collect();
-            let more = if shown.len() < value.len() { "..." } else { "" };
-            format!("{path}: `{key}` is {shown}{more}, which is not known here and was passed over")
-        }));
+        let mut notes = self.passed_over(&lora);
         if let Some(pattern) = lora.unmatched() {
             let sites = names.sites();
             notes.push(format!(
@@ -204,6 +192,21 @@ impl<'a> Folder<'a> {
         adapter.stored = half_of(&views);
         adapter.notes = notes;
         Ok(adapter)
+    }
+
+    /// What the configuration says and nothing comes of, in words.
+    fn passed_over(&self, lora: &LoraConfig) -> Vec<String> {
+        let path = self.config_path.display();
+        let of_no_module = lora.saved_by_no_module(self.model).map(|name| {
+            format!("{path}: `modules_to_save` names {name}, which no module of the model is called; it was passed over")
+        });
+        let unknown = unknown_keys(self.json).map(|(key, value)| {
+            let value = value.to_string();
+            let shown: String = value.chars().take(MOST_SHOWN).collect();
+            let more = if shown.len() < value.len() { "..." } else { "" };
+            format!("{path}: `{key}` is {shown}{more}, which is not known here and was passed over")
+        });
+        of_no_module.chain(unknown).collect()
     }
 
     /// An error of the tokens that the configuration names.
