@@ -455,19 +455,29 @@ mod tests {
         };
         // Magnitudes are read here, too.
         let dora = with(&["use_dora"]);
-        assert_eq!(refusing(&dora), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
+        assert_eq!(refusing(&dora), ["vllm", "tgi", "gguf-lora", "mlx"]);
         assert_eq!(command(&dora, "vllm"), "lorafit merge --model m.gguf --adapter runs/a --out a-merged");
         let whole = with(&["modules_to_save"]);
         assert_eq!(refusing(&whole), refusing(&dora));
-        assert_eq!(command(&whole, "ollama"), command(&dora, "vllm"));
+        // One command merges and writes what llama.cpp and Ollama read.
+        assert_eq!(
+            command(&whole, "gguf-lora"),
+            "lorafit export --to gguf --model m.gguf --adapter runs/a --out a.gguf"
+        );
+        assert_eq!(
+            command(&whole, "ollama"),
+            "lorafit export --to ollama --model m.gguf --adapter runs/a --out a-ollama"
+        );
         let saved = Facts { others: vec!["base_model.model.score.weight".to_owned()], ..facts(&[0, 1], 2) };
         for facts in [with(&["lora_bias"]), with(&["use_dora", "lora_bias"]), saved] {
             assert_eq!(refusing(&facts), ["vllm", "tgi", "gguf-lora", "ollama", "mlx"]);
-            assert!(command(&facts, "vllm").contains("merge_and_unload"), "{}", command(&facts, "vllm"));
+            for reader in ["vllm", "gguf-lora", "ollama"] {
+                assert!(command(&facts, reader).contains("merge_and_unload"), "{}", command(&facts, reader));
+            }
         }
         let mut head = facts(&[0, 1], 2);
         head.layers.insert("lm_head".to_owned(), BTreeSet::new());
-        assert_eq!(refusing(&head), ["gguf-lora", "ollama", "mlx"]);
+        assert_eq!(refusing(&head), ["gguf-lora", "mlx"]);
         assert_eq!(command(&head, "mlx"), command(&dora, "vllm"));
         let others = vec!["base_model.model.model.embed_tokens.lora_embedding_A".to_owned()];
         let embedding = Facts { others, ..facts(&[0, 1], 2) };
