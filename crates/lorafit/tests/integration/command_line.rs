@@ -848,7 +848,7 @@ fn a_report_of_two_runs_is_one_page_with_every_figure_as_files() {
     let header = html.split("<main>").next().unwrap();
     for fact in [
         "<dt>page made</dt>",
-        "<dt>page command</dt><dd><code><span>lorafit</span> <span>report</span> <span>--out</span>",
+        "<dt>page command</dt><dd><code><span class=\"whole\">lorafit</span> <span class=\"whole\">report</span>",
     ] {
         assert!(header.contains(fact), "{fact}: {header}");
     }

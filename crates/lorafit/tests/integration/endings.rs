@@ -92,7 +92,7 @@ fn a_run_that_ends_without_numbers_has_diverged() {
         assert!(hint.contains("a lower --lr") && !hint.contains("--resume"), "{told}");
         let page = lorafit(place.path(), &["report", "run", "--out", "page.html"]);
         assert!(page.status.success(), "{page:?}");
-        assert!(fs::read_to_string(place.path().join("page.html")).unwrap().contains("diverged: "));
+        assert!(fs::read_to_string(place.path().join("page.html")).unwrap().contains("Diverged: "));
     }
     let told = run(&["--log", "json"]);
     let mut events = told.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
