@@ -22,7 +22,7 @@ use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 
 /// The sources whose kernels are run.
 const NAMES: [&str; 4] =
-    ["attention_forward", "attention_backward_queries", "attention_backward_keys", "quant"];
+    ["attention_forward", "attention_backward", "attention_backward_long", "quant"];
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args().nth(1) else {
@@ -156,7 +156,7 @@ fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usiz
         turned: None,
     };
     let tree = DeviceTree { tree: &tree, parts };
-    launch(text, &forward(operands, tree, heads, scores));
+    launch(text, &forward(operands, tree, heads, scores, None));
     for part in backward(d_out, operands, tree, heads, scores, gradients, delta) {
         launch(text, &part);
     }

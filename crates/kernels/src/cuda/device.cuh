@@ -102,6 +102,14 @@ template <class Value> DEVICE void add_sums_of_rows(u32 rows, u32 width, Value v
     y[column] += sum;
 }
 
+// Turns a pair by an angle. Products that are subtracted and added are rounded first, so that the bits are the same wherever a
+// pair is turned.
+DEVICE void turn_pair(float& low, float& high, float cosine, float sine) {
+    const float a = low, b = high;
+    low = a * cosine - mul_rounded(b, sine);
+    high = b * cosine + mul_rounded(a, sine);
+}
+
 // SplitMix64 of a seed and a position, with the bits of random.rs.
 DEVICE u64 mix(u64 x) {
     u64 z = x + 0x9E3779B97F4A7C15ull;

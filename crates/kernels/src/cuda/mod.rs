@@ -241,25 +241,25 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
-        "attention_backward_queries",
+        "attention_backward",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_queries<64>",
-            "attention_backward_queries<80>",
-            "attention_backward_queries<96>",
-            "attention_backward_queries<128>",
-            "attention_backward_queries<256>",
+            "attention_backward<64, 64>",
+            "attention_backward<80, 80>",
+            "attention_backward<96, 96>",
+            "attention_delta<64>",
+            "attention_delta<80>",
+            "attention_delta<96>",
         ]
     ),
     source!(
-        "attention_backward_keys",
+        "attention_backward_long",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_keys<64, 64>",
-            "attention_backward_keys<80, 80>",
-            "attention_backward_keys<96, 96>",
-            "attention_backward_keys<128, 128>",
-            "attention_backward_keys<256, 128>",
+            "attention_backward<128, 128>",
+            "attention_backward<256, 128>",
+            "attention_delta<128>",
+            "attention_delta<256>",
         ]
     ),
     source!(
@@ -274,25 +274,20 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
-        "attention_backward_queries_special",
+        "attention_backward_special",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_queries<64, true>",
-            "attention_backward_queries<80, true>",
-            "attention_backward_queries<96, true>",
-            "attention_backward_queries<128, true>",
-            "attention_backward_queries<256, true>",
+            "attention_backward<64, 64, true>",
+            "attention_backward<80, 80, true>",
+            "attention_backward<96, 96, true>",
         ]
     ),
     source!(
-        "attention_backward_keys_special",
+        "attention_backward_long_special",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_keys<64, 64, true>",
-            "attention_backward_keys<80, 80, true>",
-            "attention_backward_keys<96, 96, true>",
-            "attention_backward_keys<128, 128, true>",
-            "attention_backward_keys<256, 128, true>",
+            "attention_backward<128, 128, true>",
+            "attention_backward<256, 128, true>",
         ]
     ),
     source!(
