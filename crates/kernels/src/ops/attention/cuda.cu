@@ -77,9 +77,12 @@ template <int ROWS> struct Copier {
     DEVICE static int first_chunk() { return threadIdx.x % OF_ROW; }
 };
 
+// The same address, which the compiler keeps: what it can compute from the number of the thread it computes again in every tile.
+DEVICE SharedAddress kept(SharedAddress address) { return shuffle_xor(address, 0); }
+
 // Where this thread copies to in a tile.
 template <int DIM, int ROWS> DEVICE SharedAddress copies_of(const bf16* tile) {
-    return Tile<DIM>::address(tile, Copier<ROWS>::row(), Copier<ROWS>::first_chunk());
+    return kept(Tile<DIM>::address(tile, Copier<ROWS>::row(), Copier<ROWS>::first_chunk()));
 }
 
 // Begins to copy this thread's row of DIM values `from` to a tile, or fills it with zeros where it is not there.
@@ -98,38 +101,20 @@ template <int DIM, int ROWS> DEVICE void load_row(SharedAddress to, const bf16* 
 // The chunk of a tile from which a lane goes through it as an operand: the rows of a left one, and of a right one whose columns
 // are summed over, or whose rows are. They are found once, outside of the loops.
 template <int DIM> DEVICE SharedAddress left_of(const bf16* tile) {
-    return Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16);
+    return kept(Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16));
 }
 template <int DIM> DEVICE SharedAddress right_of(const bf16* tile) {
-    return Tile<DIM>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2);
+    return kept(Tile<DIM>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
 }
 template <int DIM> DEVICE SharedAddress right_rows_of(const bf16* tile) { return left_of<DIM>(tile); }
 
-// A left operand of DIM columns: in shared memory, or short ones in registers, so that they are read once.
-template <int DIM, bool HELD = DIM <= 64> struct Left {
-    SharedAddress chunk;
-    DEVICE explicit Left(SharedAddress chunk_) : chunk(chunk_) {}
-    DEVICE void at(u32 (&a)[4], int k) const { load_matrices(a, Tile<DIM>::behind(chunk, k / 8)); }
-};
-template <int DIM> struct Left<DIM, true> {
-    u32 held[DIM / 16][4];
-    DEVICE explicit Left(SharedAddress chunk) {
-#pragma unroll
-        for (int k = 0; k < DIM; k += 16) load_matrices(held[k / 16], Tile<DIM>::behind(chunk, k / 8));
-    }
-    DEVICE void at(u32 (&a)[4], int k) const {
-#pragma unroll
-        for (int i = 0; i < 4; i++) a[i] = held[k / 16][i];
-    }
-};
-
-// sums[16, N] = left[16, DIM] . right[N, DIM]^T, the right one in shared memory from `right_of`.
-template <int DIM, int N, bool HELD>
-DEVICE void product_transposed(float (&sums)[N / 8][4], const Left<DIM, HELD>& left, SharedAddress right_chunk) {
+// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` and `right_of`.
+template <int DIM, int N>
+DEVICE void product_transposed(float (&sums)[N / 8][4], SharedAddress left_chunk, SharedAddress right_chunk) {
 #pragma unroll
     for (int k = 0; k < DIM; k += 16) {
         u32 a[4];
-        left.at(a, k);
+        load_matrices(a, Tile<DIM>::behind(left_chunk, k / 8));
         const SharedAddress from = Tile<DIM>::behind(right_chunk, k / 8);
 #pragma unroll
         for (int n = 0; n < N; n += 16) {
@@ -284,12 +269,16 @@ DEVICE void powers(u32 (&packed)[N][2], const float (&scores)[N][4], const float
 // Up to this a lane's sum of powers needs no larger shift: far from where f32 ends, however many tiles are added.
 static constexpr float LARGEST_TOTAL = 65536.0f;
 
-// Turns the rows of queries in `tile` by the angles of their tokens (Rotation in halves) and writes them over those before.
+// Turns the rows of queries in `tile` by the angles of their tokens (Rotation in halves) and writes them over those before. A
+// warp turns the rows that it has copied, which are its rows of the product.
 template <int DIM>
 DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine, const float* sine, bf16* q) {
     constexpr int UNITS = DIM / 16;
-    for (int i = threadIdx.x; i < rows.count * UNITS; i += THREADS) {
-        const int r = i / UNITS, unit = i % UNITS;
+    const int own = threadIdx.x / WARP * WARP_ROWS;
+    sync_warp();
+    for (int i = lane_index(); i < WARP_ROWS * UNITS; i += WARP) {
+        const int r = own + i / UNITS, unit = i % UNITS;
+        if (r >= rows.count) break;
         bf16 *low = tile + Tile<DIM>::at(r, unit), *high = tile + Tile<DIM>::at(r, unit + UNITS);
         bf16* to = q + rows.place(r) * DIM + unit * 8;
         const u64 angle = rows.token(r) * (DIM / 2) + unit * 8;
@@ -305,11 +294,12 @@ DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine,
         store_unit(a, to);
         store_unit(b, to + DIM / 2);
     }
+    sync_warp();
 }
 
 // Grid: (tiles of query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
 template <int DIM, bool SPECIAL = false>
-KERNEL(128)
+KERNEL(128, DIM <= 64 ? 4 : 1)
 attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
                   u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
                   const float* cosine, const float* sine) {
@@ -329,18 +319,16 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         copy_async_commit();
     };
     rows.load<DIM>(tile_q, q_to_turn ? q_to_turn : q);
-    copy_async_commit();
+    if (q_to_turn) {
+        copy_async_commit();
+        copy_async_wait<0>();
+        turn_queries<DIM>(tile_q, rows, cosine, sine, q_to_turn);
+    }
     const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 begin = scores.first_key(rows.position(0));
     KeyRow key = key_row<KEYS>(segments, rows, begin, keys);
     load_keys(0, k, key);
-    copy_async_wait<1>();
-    sync_block();
-    if (q_to_turn) {
-        turn_queries<DIM>(tile_q, rows, cosine, sine, q_to_turn);
-        sync_block();
-    }
-    const Left<DIM> left_q(left_of<DIM>(tile_q + own * STRIDE));
+    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE);
 
     const i32 sees_low = rows.position(low), sees_high = rows.position(high);
     float sums[DIM / 8][4], total[2] = {0.0f, 0.0f};
@@ -463,8 +451,10 @@ template <int DIM> struct Inner {
 };
 
 // Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
-// with two stages the next tile comes while one is used. The first is on its way.
+// with two stages the next tile comes while one is used.
 template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 begin, i32 end, Load load, Use use) {
+    load(0, begin);
+    copy_async_commit();
     for (i32 first = begin, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
         const i32 next = first + STEP;
         if (STAGES == 2) {
@@ -506,7 +496,6 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
     const int lane = lane_index(), own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
     rows.load<DIM>(tile_q, of.q);
     rows.load<DIM>(tile_d, of.d_out);
-    copy_async_commit();
 
     const Scores<SPECIAL> scores = of.scores<SPECIAL>();
     const i32 sees[2] = {rows.position(low), rows.position(high)};
@@ -532,11 +521,7 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
     const i32 all_see = rows.position(0) + 1;
     const float to_log2 = of.scale * LOG2_E;
     const i32 begin = scores.first_key(rows.position(0));
-    load(0, begin);
-    copy_async_commit();
-    copy_async_wait<1>();
-    sync_block();
-    const Left<DIM> left_q(left_of<DIM>(tile_q + own * STRIDE)), left_d(left_of<DIM>(tile_d + own * STRIDE));
+    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE), left_d = left_of<DIM>(tile_d + own * STRIDE);
     pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
         const int below = stage * 2 * KEYS;
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
@@ -604,7 +589,6 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const u64 key_of_mine = key_place(min(mine, count - 1)) * DIM;
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_k), of.k + key_of_mine, mine < count);
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_v), of.v + key_of_mine, mine < count);
-    copy_async_commit();
 
     const int lane = lane_index(), own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
@@ -632,11 +616,7 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const i32 see_all = (ROWS - 1) * (i32)group;
     const i32 sees_from[2] = {low * (i32)group, high * (i32)group};
     const float to_log2 = of.scale * LOG2_E;
-    load(0, 0);
-    copy_async_commit();
-    copy_async_wait<1>();
-    sync_block();
-    const Left<DIM> left_k(left_of<DIM>(tile_k + own * STRIDE)), left_v(left_of<DIM>(tile_v + own * STRIDE));
+    const SharedAddress left_k = left_of<DIM>(tile_k + own * STRIDE), left_v = left_of<DIM>(tile_v + own * STRIDE);
     pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
         const int below = stage * 2 * QUERIES;
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
@@ -683,7 +663,7 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
 // Grid: (tiles of keys, DIM / COLS times each, and then tiles of query rows; key heads). Both kinds of blocks read the same
 // operands of a head, which are in the cache of the device while its blocks run side by side.
 template <int DIM, int COLS, bool SPECIAL = false>
-KERNEL(128, 2)
+KERNEL(128, DIM <= 64 ? 3 : 2)
 attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta,
                    const Segment* segments, const u32* order, const i32* positions, const int2* query_tiles,
                    const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads, float scale, float softcap, u32 window,
