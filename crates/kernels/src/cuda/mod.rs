@@ -117,6 +117,7 @@ pub const SOURCES: &[Source] = &[
             "scatter_add_rows<bf16, bf16>",
             "sum_squares",
             "sum_partials",
+            "add_parts",
         ]
     ),
     source!(
@@ -206,6 +207,24 @@ pub const SOURCES: &[Source] = &[
             "activation_backward<bf16, Gelu>",
             "activation_backward<float, Relu2>",
             "activation_backward<bf16, Relu2>",
+        ]
+    ),
+    source!(
+        "gate_product",
+        "ops/gate/cuda.cu",
+        [
+            "gate_backward_product<Silu, 16>",
+            "gate_backward_product<Silu, 32>",
+            "gate_backward_product<Silu, 64>",
+            "gate_backward_product<GeluTanh, 16>",
+            "gate_backward_product<GeluTanh, 32>",
+            "gate_backward_product<GeluTanh, 64>",
+            "gate_backward_product<Gelu, 16>",
+            "gate_backward_product<Gelu, 32>",
+            "gate_backward_product<Gelu, 64>",
+            "gate_backward_product<Relu2, 16>",
+            "gate_backward_product<Relu2, 32>",
+            "gate_backward_product<Relu2, 64>",
         ]
     ),
     source!(
