@@ -98,15 +98,17 @@ template <int DIM, int ROWS> DEVICE void load_row(SharedAddress to, const bf16* 
     }
 }
 
-// The chunk of a tile from which a lane goes through it as an operand: the rows of a left one, and of a right one whose columns
-// are summed over, or whose rows are. They are found once, outside of the loops.
+// The chunk of a tile from which a lane goes through it as an operand: a right one whose rows are summed over, a left one, and a
+// right one whose columns are. They are found once, outside of the loops.
+template <int DIM> DEVICE SharedAddress right_rows_of(const bf16* tile) {
+    return Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16);
+}
 template <int DIM> DEVICE SharedAddress left_of(const bf16* tile) {
-    return kept(Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16));
+    return kept(right_rows_of<DIM>(tile));
 }
 template <int DIM> DEVICE SharedAddress right_of(const bf16* tile) {
     return kept(Tile<DIM>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
 }
-template <int DIM> DEVICE SharedAddress right_rows_of(const bf16* tile) { return left_of<DIM>(tile); }
 
 // sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` and `right_of`.
 template <int DIM, int N>
@@ -299,7 +301,7 @@ DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine,
 
 // Grid: (tiles of query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
 template <int DIM, bool SPECIAL = false>
-KERNEL(128, DIM <= 64 ? 4 : 1)
+KERNEL(128, DIM <= 64 ? 4 : DIM <= 128 ? 3 : 1)
 attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
                   u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
                   const float* cosine, const float* sine) {
@@ -313,7 +315,7 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
     const i32 keys = rows.keys();
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
     const SharedAddress copies = copies_of<DIM, KEYS>(tile_k);
-    const SharedAddress right_k = right_of<DIM>(tile_k), right_v = right_rows_of<DIM>(tile_v);
+    const SharedAddress right_k = right_of<DIM>(tile_k), right_v = kept(right_rows_of<DIM>(tile_v));
     const auto load_keys = [&](int tile, const bf16* from, KeyRow key) {
         load_row<DIM, KEYS>(Tile<DIM>::below(copies, tile * KEYS), from + key.place * DIM, key.there);
         copy_async_commit();
@@ -663,7 +665,7 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
 // Grid: (tiles of keys, DIM / COLS times each, and then tiles of query rows; key heads). Both kinds of blocks read the same
 // operands of a head, which are in the cache of the device while its blocks run side by side.
 template <int DIM, int COLS, bool SPECIAL = false>
-KERNEL(128, DIM <= 64 ? 3 : 2)
+KERNEL(128, DIM <= 64 && !SPECIAL ? 3 : 2)
 attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta,
                    const Segment* segments, const u32* order, const i32* positions, const int2* query_tiles,
                    const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads, float scale, float softcap, u32 window,

@@ -60,6 +60,15 @@ template <class T, class Act> KERNEL(256) gate_forward(const T* gate, const T* u
     store(g, len - at, y + at);
 }
 
+// From the gradient of the output to the output, and from gate and up to their gradients.
+template <class Act> DEVICE void gate_gradients(float& d_y, float& gate, float& up) {
+    float slope;
+    const float value = Act::value_and_slope(gate, slope), d_value = d_y;
+    d_y = value * up;
+    gate = d_value * up * slope;
+    up = d_value * value;
+}
+
 // Overwrites gate and up with their gradients; with `output_again` d_y becomes what forward gave.
 template <class T, class Act> KERNEL(256) gate_backward(T* d_y, T* gate, T* up, u64 len, u32 output_again) {
     const u64 at = unit_start();
@@ -69,14 +78,7 @@ template <class T, class Act> KERNEL(256) gate_backward(T* d_y, T* gate, T* up, 
     load(gate + at, len - at, g);
     load(up + at, len - at, u);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        float slope;
-        const float value = Act::value_and_slope(g[i], slope);
-        const float d_value = d[i];
-        d[i] = value * u[i];
-        g[i] = d_value * u[i] * slope;
-        u[i] = d_value * value;
-    }
+    for (int i = 0; i < 8; i++) gate_gradients<Act>(d[i], g[i], u[i]);
     if (output_again) store(d, len - at, d_y + at);
     store(g, len - at, gate + at);
     store(u, len - at, up + at);
@@ -138,20 +140,6 @@ gate_backward_product(const bf16* d_y, bf16* gate, bf16* up, const bf16* d_u, u3
             for (int i = 0; i < 4; i++) sums[m][n][i] = 0.0f;
 
     for (u32 first = begin; first < end; first += ROWS) {
-        // All that is read is asked for before something is written.
-        constexpr int MINE = ROWS * UNITS / WARP;
-        uint4 of_d_y[MINE], of_gate[MINE], of_up[MINE];
-        u64 place[MINE];
-        bool there[MINE];
-#pragma unroll
-        for (int i = 0; i < MINE; i++) {
-            const u32 row = first + i * (WARP / UNITS) + lane / UNITS;
-            there[i] = row < end && col < width;
-            place[i] = (u64)row * width + col;
-            of_d_y[i] = there[i] ? *(const uint4*)(d_y + place[i]) : zeros;
-            of_gate[i] = there[i] ? *(const uint4*)(gate + place[i]) : zeros;
-            of_up[i] = there[i] ? *(const uint4*)(up + place[i]) : zeros;
-        }
 #pragma unroll
         for (int i = lane; i < ROWS * LEFT_UNITS; i += WARP) {
             const u32 row = first + i / LEFT_UNITS, at = i % LEFT_UNITS * 8;
@@ -159,24 +147,36 @@ gate_backward_product(const bf16* d_y, bf16* gate, bf16* up, const bf16* d_u, u3
             left[i / LEFT_UNITS * LEFT_STRIDE + i % LEFT_UNITS] =
                 is_there ? *(const uint4*)(d_u + (u64)row * rank + at) : zeros;
         }
+        // Some rows are asked for before one of them is written: as many as fit registers beside the sums.
+        constexpr int APART = WARP / UNITS, AT_ONCE = RANK > 32 ? 2 : 4;
 #pragma unroll
-        for (int i = 0; i < MINE; i++) {
-            float d[8], a[8], u[8];
-            unpack(of_d_y[i], d);
-            unpack(of_gate[i], a);
-            unpack(of_up[i], u);
+        for (int some = 0; some < ROWS / APART; some += AT_ONCE) {
+            const int own = some * APART + lane / UNITS;
+            const u64 place = (u64)(first + own) * width + col;
+            const u32 count = col < width && first + own < end ? end - first - own : 0;
+            uint4 of_d_y[AT_ONCE], of_gate[AT_ONCE], of_up[AT_ONCE];
 #pragma unroll
-            for (int j = 0; j < 8; j++) {
-                float slope;
-                const float value = Act::value_and_slope(a[j], slope), d_value = d[j];
-                d[j] = value * u[j];
-                a[j] = d_value * u[j] * slope;
-                u[j] = d_value * value;
+            for (int i = 0; i < AT_ONCE; i++) {
+                const bool there = i * APART < count;
+                const u64 at = place + (u64)i * APART * width;
+                of_d_y[i] = there ? *(const uint4*)(d_y + at) : zeros;
+                of_gate[i] = there ? *(const uint4*)(gate + at) : zeros;
+                of_up[i] = there ? *(const uint4*)(up + at) : zeros;
             }
-            store_unit(d, (bf16*)(tile + (i * (WARP / UNITS) + lane / UNITS) * STRIDE + unit));
-            if (!there[i]) continue;
-            store_unit(a, gate + place[i]);
-            store_unit(u, up + place[i]);
+#pragma unroll
+            for (int i = 0; i < AT_ONCE; i++) {
+                float d[8], a[8], u[8];
+                unpack(of_d_y[i], d);
+                unpack(of_gate[i], a);
+                unpack(of_up[i], u);
+#pragma unroll
+                for (int j = 0; j < 8; j++) gate_gradients<Act>(d[j], a[j], u[j]);
+                store_unit(d, (bf16*)(tile + (own + i * APART) * STRIDE + unit));
+                if (i * APART >= count) continue;
+                const u64 at = place + (u64)i * APART * width;
+                store_unit(a, gate + at);
+                store_unit(u, up + at);
+            }
         }
         sync_warp();
         u32 of_left[RANK / 16][4];
