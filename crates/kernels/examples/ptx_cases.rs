@@ -23,8 +23,14 @@ use lorafit_kernels::random::normal;
 use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 
 /// The sources whose kernels are run.
-const NAMES: [&str; 6] =
-    ["attention_forward", "attention_backward", "attention_backward_long", "gate_product", "elementwise", "quant"];
+const NAMES: [&str; 6] = [
+    "attention_forward",
+    "attention_backward",
+    "attention_backward_long",
+    "gate_product",
+    "elementwise",
+    "quant",
+];
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args().nth(1) else {
@@ -146,12 +152,7 @@ fn gate(text: &mut String, shape: ProductShape) {
 
 /// Forward and backward of segments of `(start, len, parent)`, of queries and keys that count as turned or, of queries, that
 /// forward turns.
-fn attention(
-    text: &mut String,
-    heads: Heads,
-    list: &[(usize, usize, Option<usize>)],
-    turned: bool,
-) {
+fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usize>)], turned: bool) {
     let segments: Vec<Segment> =
         list.iter().map(|&(start, len, parent)| Segment { start, len, parent }).collect();
     let tokens = segments.iter().map(|segment| segment.len).sum();

@@ -304,10 +304,7 @@ pub const SOURCES: &[Source] = &[
     source!(
         "attention_backward_long_special",
         "ops/attention/cuda.cu",
-        [
-            "attention_backward<128, 128, true>",
-            "attention_backward<256, 128, true>",
-        ]
+        ["attention_backward<128, 128, true>", "attention_backward<256, 128, true>",]
     ),
     source!(
         "attention_plain",

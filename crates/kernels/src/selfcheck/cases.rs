@@ -20,6 +20,7 @@ use crate::weight::{ComputeDtype, FrozenWeight, RowOrder, Weight};
 /// Every case.
 pub(super) fn all_cases() -> Vec<Case> {
     let mut cases = elementwise_cases();
+    cases.extend(gate_product_cases());
     cases.extend(row_cases());
     cases.extend(rope_cases());
     cases.extend(product_cases());
@@ -80,13 +81,19 @@ fn elementwise_cases() -> Vec<Case> {
             vec![vec![total as f32]]
         }));
     }
-    for (activation, (rows, width, rank)) in
-        Activation::ALL.into_iter().zip([(1usize, 8usize, 8usize), (37, 72, 16), (300, 264, 24), (70, 1000, 64)])
-    {
-        let name = format!("{activation:?} as a gate and the product of its output, {rows} x {width}, rank {rank}");
-        cases.push(Case::new(name, Accuracy::Composed, move |on| {
-            gate_product_case(on, activation, rows, width, rank)
-        }));
+    cases
+}
+
+fn gate_product_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for activation in Activation::ALL {
+        for (rows, width, rank) in [(37usize, 72usize, 8usize), (150, 264, 24), (70, 1000, 64)] {
+            let shape = format!("{rows} x {width}, rank {rank}");
+            let name = format!("{activation:?} as a gate and a product of its output, {shape}");
+            cases.push(Case::new(name, Accuracy::Composed, move |on| {
+                gate_product_case(on, activation, (rows, width), rank)
+            }));
+        }
     }
     cases
 }
@@ -103,7 +110,12 @@ fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
 }
 
 /// A gate's way back with the product of its output.
-fn gate_product_case(on: &Place, activation: Activation, rows: usize, width: usize, rank: usize) -> Outputs {
+fn gate_product_case(
+    on: &Place,
+    activation: Activation,
+    (rows, width): (usize, usize),
+    rank: usize,
+) -> Outputs {
     let [mut of_gate, mut up, mut d_y] = [4, 5, 6].map(|seed| on.activation(seed, rows * width));
     let (left, mut sum) = (on.activation(7, rows * rank), on.parameter(8, rank * width));
     // Parts of the rows, in f32.

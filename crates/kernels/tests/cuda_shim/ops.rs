@@ -213,7 +213,12 @@ fn gates_with_the_product_of_their_output_equal_the_cpu() {
                 [(g, Bf16, &tg, "gate"), (u, Bf16, &tu, "up"), (sum, F32, &t_sum, "product")]
             {
                 let (found, expected) = (machine.get_floats(float, found), expected.to_vec(expected.len()));
-                assert_close(&found, &expected, tolerance(Bf16), &format!("{activation:?} {what}, {shape:?}"));
+                assert_close(
+                    &found,
+                    &expected,
+                    tolerance(Bf16),
+                    &format!("{activation:?} {what}, {shape:?}"),
+                );
             }
         }
     }
