@@ -125,8 +125,8 @@ fn a_layer_touches_its_operands_once() {
     let of_layer = (bytes(3) - bytes(2)) as f64 / (BATCH * LONG) as f64;
     let config = config(1);
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
-    let heads = config.heads();
-    let (queries, keys) = (heads.query * heads.dim, heads.key_value * heads.dim);
+    let of_heads = |heads: usize| heads * config.head_dim;
+    let (queries, keys) = (of_heads(config.num_attention_heads), of_heads(config.num_key_value_heads));
     let norms = 2 * (2 + 5) * hidden;
     // The keys turned; forward; the sums over heads; backward.
     let attention = 2 * keys + (3 * queries + 2 * keys) + 2 * queries + (3 * queries + 4 * keys);
