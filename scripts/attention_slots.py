@@ -5,9 +5,8 @@ Needs no GPU: NVRTC compiles the kernels and nvdisasm shows their machine code.
     python3 scripts/attention_slots.py [ARCHITECTURE ...]
 
 A tile is one round of the loop that multiplies. Of its paths the shortest that has all products and copies counts: that of a
-tile that no mask cuts, in a segment without ancestors. Loops inside that copy run as often as the tile has copies; others run
-once. A
-scheduler issues an instruction a cycle, and an m16n8k16 product takes a tensor core of Hopper 4 cycles: 1024 multiply-adds a
+tile that no mask cuts, in a segment without ancestors, whose powers need no larger shift. Loops inside that copy run as often as
+the tile has copies; others run once. A scheduler issues an instruction a cycle, and an m16n8k16 product takes a tensor core of Hopper 4 cycles: 1024 multiply-adds a
 cycle and multiprocessor for each of its four cores is its peak.
 """
 

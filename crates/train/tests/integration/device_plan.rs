@@ -120,6 +120,8 @@ fn a_layer_touches_its_operands_once() {
     const LONG: usize = 2048;
     let bytes = |layers| {
         let (.., counts) = run_rows((layers, LONG), &lora(), Float::Bf16, None, Recompute::None);
+        let is_multiplied = counts.launches.keys().any(|name| name.starts_with("gate_backward_product"));
+        assert!(is_multiplied && !counts.launches.contains_key("gate_backward<bf16, Silu>"));
         counts.launches.values().map(|traffic| traffic.bytes()).sum::<u64>()
     };
     let of_layer = (bytes(3) - bytes(2)) as f64 / (BATCH * LONG) as f64;
@@ -134,7 +136,8 @@ fn a_layer_touches_its_operands_once() {
     let operands = (2 * (norms + attention + gate)) as f64;
     // Angles and statistics, and parts of the product with the gate's output.
     let share = of_layer / operands;
-    assert!((1.0..1.15).contains(&share), "{of_layer} bytes a token, operands {operands}: {share:.3}");
+    println!("{share:.3} of the operands");
+    assert!((1.0..1.06).contains(&share), "{of_layer} bytes a token, operands {operands}: {share:.3}");
 }
 
 #[test]

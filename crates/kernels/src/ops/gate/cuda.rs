@@ -88,6 +88,9 @@ const PRODUCT_COLS: usize = 256;
 /// Rows that a warp of the product goes down at a time.
 const PRODUCT_ROWS: usize = 16;
 
+/// Rows of a part, at least: where there are few, their products would take more memory than what is multiplied.
+const LEAST_PART_ROWS: usize = 64;
+
 impl ProductShape {
     /// Whether there is a kernel for this type and these sizes: rows of all operands begin at multiples of 16 bytes.
     pub fn is_known(self, float: Float) -> bool {
@@ -100,7 +103,7 @@ impl ProductShape {
     /// of it, and are more to write.
     fn part_rows(self) -> usize {
         let parts = (self.rows / 1024).clamp(4, 16);
-        self.rows.div_ceil(parts).next_multiple_of(PRODUCT_ROWS)
+        self.rows.div_ceil(parts).next_multiple_of(PRODUCT_ROWS).max(LEAST_PART_ROWS)
     }
 
     fn parts(self) -> usize {
