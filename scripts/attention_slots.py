@@ -5,9 +5,8 @@ Needs no GPU: NVRTC compiles the kernels and nvdisasm shows their machine code.
     python3 scripts/attention_slots.py [ARCHITECTURE ...]
 
 A tile is one round of the loop that multiplies. Of its paths the shortest that has all products and copies counts: that of a
-tile that no mask cuts, in a segment without ancestors. Loops inside that copy run as often as the tile has copies; others run
-once. A
-scheduler issues an instruction a cycle, and an m16n8k16 product takes a tensor core of Hopper 4 cycles: 1024 multiply-adds a
+tile that no mask cuts, in a segment without ancestors, whose powers need no larger shift. Loops inside that copy run as often as
+the tile has copies; others run once. A scheduler issues an instruction a cycle, and an m16n8k16 product takes a tensor core of Hopper 4 cycles: 1024 multiply-adds a
 cycle and multiprocessor for each of its four cores is its peak.
 """
 
@@ -114,10 +113,16 @@ def loops_of(blocks):
     return loops
 
 
-def slots(blocks, copies):
-    """Instructions of a tile, and its products."""
+def tile_loops(blocks):
+    """The loops that multiply tiles, innermost around all products of one: by heads, and all loops."""
     loops = loops_of(blocks)
-    tile = max(loops, key=lambda head: (count(blocks, r"\bHMMA", loops[head]), -len(loops[head])))
+    products = {head: count(blocks, r"\bHMMA", loop) for head, loop in loops.items()}
+    multiply = [head for head in loops if products[head] > 0]
+    return [head for head in multiply if not any(loops[other] < loops[head] for other in multiply)], loops
+
+
+def slots(blocks, tile, loops, copies):
+    """Instructions of a tile, and its products."""
     inside = loops[tile]
     inner = {head: loop for head, loop in loops.items() if head != tile and loop < inside}
     copied = count(blocks, r"\bLDGSTS", inside)
@@ -149,20 +154,24 @@ def slots(blocks, copies):
 
 def main():
     architectures = sys.argv[1:] or ["80", "90"]
-    print(f"{'kernel':<40} {'':>6} {'slots':>7} {'products':>9} {'slots / tensor cycles':>22}")
+    print(f"{'tile of':<32} {'':>6} {'slots':>7} {'products':>9} {'slots / tensor cycles':>22}")
     for dim in [64, 128]:
-        inner = 32
-        for entry, rows in [
-            (f"attention_forward<{dim}>", 2 * 64),
-            (f"attention_backward_queries<{dim}>", 2 * inner),
-            (f"attention_backward_keys<{dim}, {dim}>", 2 * inner),
+        inner = 64 if dim <= 64 else 32
+        # Of the two loops of backward that of the queries has three products, the other four.
+        for entry, tiles, rows in [
+            (f"attention_forward<{dim}>", ["forward"], 2 * 64),
+            (f"attention_backward<{dim}, {dim}>", ["gradient of queries", "gradients of keys and values"], 2 * inner),
         ]:
             for architecture in architectures:
                 cubin, name = compiled(entry, architecture)
                 blocks = blocks_of(disassembled(cubin), name)
-                instructions, products = slots(blocks, rows * dim // 8 / THREADS)
-                ratio = instructions / (products * CYCLES_OF_A_PRODUCT)
-                print(f"{entry:<40} sm_{architecture} {instructions:>7.0f} {products:>9} {ratio:>22.2f}")
+                heads, loops = tile_loops(blocks)
+                counted = sorted((slots(blocks, head, loops, rows * dim // 8 / THREADS) for head in heads), key=lambda s: s[1])
+                assert len(counted) == len(tiles), f"{entry}: {len(counted)} loops"
+                for tile, (instructions, products) in zip(tiles, counted):
+                    ratio = instructions / (products * CYCLES_OF_A_PRODUCT)
+                    what = f"{tile}, {dim}"
+                    print(f"{what:<32} sm_{architecture} {instructions:>7.0f} {products:>9} {ratio:>22.2f}")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
         for window in [None, Some(1)] {
             let scores = Scores { window, ..Scores::of(heads) };
             let mut launches = backward(r, operands, on_device, heads, scores, gradients, r).to_vec();
-            launches.push(forward(operands, on_device, heads, scores));
+            launches.push(forward(operands, on_device, heads, scores, None));
             for float in [Float::F32, Float::Bf16] {
                 launches.push(plain_forward(float, operands, on_device, heads, scores));
                 launches.extend(plain_backward(float, r, operands, on_device, heads, scores, gradients, r));

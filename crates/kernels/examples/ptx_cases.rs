@@ -14,6 +14,8 @@ use lorafit_kernels::cuda::{SOURCES, Source};
 use lorafit_kernels::gpu::{Arg, Float, Launch, Region, taken};
 use lorafit_kernels::ops::attention::cuda::{DeviceTree, Gradients, Operands, Tree, backward, forward};
 use lorafit_kernels::ops::attention::{Heads, Scores, Segment, Segments};
+use lorafit_kernels::ops::gate::Activation;
+use lorafit_kernels::ops::gate::cuda::{ProductShape, backward_product};
 use lorafit_kernels::quant::cuda::{FourBitRegions, Rows, Scales, Stored, Tile};
 use lorafit_kernels::quant::four_bit::{Absmax, Code};
 use lorafit_kernels::quant::{Format, Quantization};
@@ -21,8 +23,14 @@ use lorafit_kernels::random::normal;
 use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 
 /// The sources whose kernels are run.
-const NAMES: [&str; 4] =
-    ["attention_forward", "attention_backward_queries", "attention_backward_keys", "quant"];
+const NAMES: [&str; 6] = [
+    "attention_forward",
+    "attention_backward",
+    "attention_backward_long",
+    "gate_product",
+    "elementwise",
+    "quant",
+];
 
 fn main() -> ExitCode {
     let Some(folder) = std::env::args().nth(1) else {
@@ -57,8 +65,13 @@ fn write(folder: &Path) -> Result<(), String> {
             (2, 1, &[(0, 81, None)][..]),
             (4, 2, &[(0, 37, None), (37, 34, Some(0)), (71, 9, Some(0)), (80, 20, Some(1)), (100, 5, None)]),
         ] {
-            attention(&mut text, Heads { query, key_value, dim }, list);
+            // A row is turned by attention.
+            let turned = query == 2 && dim <= 128;
+            attention(&mut text, Heads { query, key_value, dim }, list, turned);
         }
+    }
+    for (rows, width, rank) in [(33, 72, 8), (100, 264, 16), (64, 520, 24), (20, 64, 64)] {
+        gate(&mut text, ProductShape { rows, width, rank });
     }
     for format in Format::ALL {
         blocks(&mut text, format);
@@ -111,7 +124,7 @@ fn launch(text: &mut String, launch: &Launch) {
     for arg in args {
         match arg {
             Arg::In(Region { offset, bytes }) => line(text, format_args!("in {offset} {bytes}")),
-            Arg::Update(region) => unreachable!("{entry} is run on what it reads alone: {region:?}"),
+            Arg::Update(Region { offset, bytes }) => line(text, format_args!("update {offset} {bytes}")),
             Arg::Out(Region { offset, bytes }) => line(text, format_args!("out {offset} {bytes}")),
             Arg::Null => line(text, format_args!("number 0")),
             Arg::U32(value) => line(text, format_args!("number {value}")),
@@ -121,8 +134,25 @@ fn launch(text: &mut String, launch: &Launch) {
     }
 }
 
-/// Forward and backward of segments of `(start, len, parent)`.
-fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usize>)]) {
+/// The way back of a gate, and the product of its output.
+fn gate(text: &mut String, shape: ProductShape) {
+    let ProductShape { rows, width, rank } = shape;
+    line(text, format_args!("case gate {rows} {width} {rank}"));
+    let mut buffers = Buffers::new(text);
+    let wide = Float::Bf16.bytes((rows * width) as u64);
+    let operands = ["d_y", "gate", "up"].map(|name| buffers.empty(name, wide));
+    let left = buffers.empty("left", Float::Bf16.bytes((rows * rank) as u64));
+    let workspace = buffers.empty("workspace", shape.workspace_bytes());
+    let product = buffers.empty("product", Float::F32.bytes((rank * width) as u64));
+    let [d_y, gate, up] = operands;
+    for part in backward_product(Activation::Silu, [d_y, gate, up, left], shape, workspace, product) {
+        launch(text, &part);
+    }
+}
+
+/// Forward and backward of segments of `(start, len, parent)`, of queries and keys that count as turned or, of queries, that
+/// forward turns.
+fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usize>)], turned: bool) {
     let segments: Vec<Segment> =
         list.iter().map(|&(start, len, parent)| Segment { start, len, parent }).collect();
     let tokens = segments.iter().map(|segment| segment.len).sum();
@@ -155,8 +185,11 @@ fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usiz
         v: buffers.empty("d_v", narrow),
         turned: None,
     };
+    let angles = Float::F32.bytes((tokens * heads.dim / 2) as u64);
+    let turn = turned.then(|| (buffers.empty("cosine", angles), buffers.empty("sine", angles)));
+    let gradients = Gradients { turned: turn, ..gradients };
     let tree = DeviceTree { tree: &tree, parts };
-    launch(text, &forward(operands, tree, heads, scores));
+    launch(text, &forward(operands, tree, heads, scores, turn));
     for part in backward(d_out, operands, tree, heads, scores, gradients, delta) {
         launch(text, &part);
     }

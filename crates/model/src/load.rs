@@ -100,6 +100,27 @@ impl Model {
         Ok(model.without_added(files.stored_rows()))
     }
 
+    /// As [`Model::load_quantized`] where there is a `base`, else as [`Model::load`]; tells `on_matrix` how many values a matrix
+    /// has that is about to be put on the device, one after the other.
+    ///
+    /// # Errors
+    /// As [`Model::load_quantized`].
+    pub fn load_and_tell(
+        files: &ModelFiles,
+        base: Option<BaseQuantization>,
+        device: Device,
+        on_matrix: &dyn Fn(u64),
+    ) -> Result<Self, FileError> {
+        let config = files.config();
+        let model = match base {
+            Some(base) => {
+                Model::build(config, device, &Told { source: QuantizedFiles { files, base }, on_matrix })
+            }
+            None => Model::build(config, device, &Told { source: files, on_matrix }),
+        };
+        Ok(model?.without_added(files.stored_rows()))
+    }
+
     /// The same, where tokens from `stored` on are known by adapters alone.
     fn without_added(mut self, stored: usize) -> Self {
         let rows = self.config.vocab_size;
@@ -227,6 +248,38 @@ impl WeightSource for ModelFiles {
             values.iter_mut().for_each(|value| *value += less);
         }
         Ok(values)
+    }
+}
+
+impl<S: WeightSource> WeightSource for &S {
+    type Error = S::Error;
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, S::Error> {
+        S::weight(self, name, rows, cols)
+    }
+
+    fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, S::Error> {
+        S::vector(self, name, len, less)
+    }
+}
+
+/// A source whose matrices are told as they are given.
+struct Told<'a, S> {
+    source: S,
+    on_matrix: &'a dyn Fn(u64),
+}
+
+impl<S: WeightSource> WeightSource for Told<'_, S> {
+    type Error = S::Error;
+
+    fn weight(&self, name: &str, rows: usize, cols: usize) -> Result<FrozenWeight, S::Error> {
+        let weight = self.source.weight(name, rows, cols)?;
+        (self.on_matrix)(rows as u64 * cols as u64);
+        Ok(weight)
+    }
+
+    fn vector(&self, name: &str, len: usize, less: f32) -> Result<Vec<f32>, S::Error> {
+        self.source.vector(name, len, less)
     }
 }
 

@@ -17,8 +17,7 @@ DEVICE void load_unit(const float* from, float (&to)[8]) {
     to[0] = low.x, to[1] = low.y, to[2] = low.z, to[3] = low.w;
     to[4] = high.x, to[5] = high.y, to[6] = high.z, to[7] = high.w;
 }
-DEVICE void load_unit(const bf16* from, float (&to)[8]) {
-    const uint4 packed = *(const uint4*)from;
+DEVICE void unpack(uint4 packed, float (&to)[8]) {
     const u32 pairs[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -26,6 +25,7 @@ DEVICE void load_unit(const bf16* from, float (&to)[8]) {
         to[2 * i + 1] = bits_float(pairs[i] & 0xffff0000u);
     }
 }
+DEVICE void load_unit(const bf16* from, float (&to)[8]) { unpack(*(const uint4*)from, to); }
 DEVICE void store_unit(const float (&from)[8], float* to) {
     *(float4*)to = make_float4(from[0], from[1], from[2], from[3]);
     *(float4*)(to + 4) = make_float4(from[4], from[5], from[6], from[7]);
@@ -100,6 +100,14 @@ template <class Value> DEVICE void add_sums_of_rows(u32 rows, u32 width, Value v
     sum = 0.0f;
     for (u32 i = 0; i < WARP; i++) sum += of_warps[i][lane];
     y[column] += sum;
+}
+
+// Turns a pair by an angle. Products that are subtracted and added are rounded first, so that the bits are the same wherever a
+// pair is turned.
+DEVICE void turn_pair(float& low, float& high, float cosine, float sine) {
+    const float a = low, b = high;
+    low = a * cosine - mul_rounded(b, sine);
+    high = b * cosine + mul_rounded(a, sine);
 }
 
 // SplitMix64 of a seed and a position, with the bits of random.rs.

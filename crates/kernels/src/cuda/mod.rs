@@ -117,6 +117,7 @@ pub const SOURCES: &[Source] = &[
             "scatter_add_rows<bf16, bf16>",
             "sum_squares",
             "sum_partials",
+            "add_parts",
         ]
     ),
     source!(
@@ -209,6 +210,24 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
+        "gate_product",
+        "ops/gate/cuda.cu",
+        [
+            "gate_backward_product<Silu, 16>",
+            "gate_backward_product<Silu, 32>",
+            "gate_backward_product<Silu, 64>",
+            "gate_backward_product<GeluTanh, 16>",
+            "gate_backward_product<GeluTanh, 32>",
+            "gate_backward_product<GeluTanh, 64>",
+            "gate_backward_product<Gelu, 16>",
+            "gate_backward_product<Gelu, 32>",
+            "gate_backward_product<Gelu, 64>",
+            "gate_backward_product<Relu2, 16>",
+            "gate_backward_product<Relu2, 32>",
+            "gate_backward_product<Relu2, 64>",
+        ]
+    ),
+    source!(
         "dropout",
         "ops/dropout/cuda.cu",
         [
@@ -241,25 +260,25 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
-        "attention_backward_queries",
+        "attention_backward",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_queries<64>",
-            "attention_backward_queries<80>",
-            "attention_backward_queries<96>",
-            "attention_backward_queries<128>",
-            "attention_backward_queries<256>",
+            "attention_backward<64, 64>",
+            "attention_backward<80, 80>",
+            "attention_backward<96, 96>",
+            "attention_delta<64>",
+            "attention_delta<80>",
+            "attention_delta<96>",
         ]
     ),
     source!(
-        "attention_backward_keys",
+        "attention_backward_long",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_keys<64, 64>",
-            "attention_backward_keys<80, 80>",
-            "attention_backward_keys<96, 96>",
-            "attention_backward_keys<128, 128>",
-            "attention_backward_keys<256, 128>",
+            "attention_backward<128, 128>",
+            "attention_backward<256, 128>",
+            "attention_delta<128>",
+            "attention_delta<256>",
         ]
     ),
     source!(
@@ -274,26 +293,18 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
-        "attention_backward_queries_special",
+        "attention_backward_special",
         "ops/attention/cuda.cu",
         [
-            "attention_backward_queries<64, true>",
-            "attention_backward_queries<80, true>",
-            "attention_backward_queries<96, true>",
-            "attention_backward_queries<128, true>",
-            "attention_backward_queries<256, true>",
+            "attention_backward<64, 64, true>",
+            "attention_backward<80, 80, true>",
+            "attention_backward<96, 96, true>",
         ]
     ),
     source!(
-        "attention_backward_keys_special",
+        "attention_backward_long_special",
         "ops/attention/cuda.cu",
-        [
-            "attention_backward_keys<64, 64, true>",
-            "attention_backward_keys<80, 80, true>",
-            "attention_backward_keys<96, 96, true>",
-            "attention_backward_keys<128, 128, true>",
-            "attention_backward_keys<256, 128, true>",
-        ]
+        ["attention_backward<128, 128, true>", "attention_backward<256, 128, true>",]
     ),
     source!(
         "attention_plain",

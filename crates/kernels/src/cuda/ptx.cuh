@@ -46,6 +46,8 @@ DEVICE float mul_rounded(float a, float b) { return __fmul_rn(a, b); }
 
 template <class T> DEVICE T shuffle_xor(T value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
+DEVICE bool warp_any(bool value) { return __any_sync(0xffffffffu, value); }
+
 DEVICE void sync_block() { __syncthreads(); }
 DEVICE void sync_warp() { __syncwarp(); }
 DEVICE bool block_any(bool value) { return __syncthreads_or(value); }
@@ -66,28 +68,36 @@ DEVICE void mma_first(float (&d)[4], const u32 (&a)[4], u32 b0, u32 b1) {
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "f"(0.0f));
 }
 
-DEVICE u32 shared_address(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
+// Where something is in shared memory, as a number that can be computed with.
+typedef u32 SharedAddress;
+DEVICE SharedAddress shared_address(const void* shared) { return (u32)__cvta_generic_to_shared(shared); }
+
+// The same address, of which the compiler knows nothing: it adds constants to it where it is used, instead of keeping sums.
+template <class T> DEVICE const T* opaque(const T* address) {
+    asm("" : "+l"(address));
+    return address;
+}
 
 // Four 8 x 8 matrices of 16-bit values from shared memory. Lane 8 i + j names the 16 bytes of row j of matrix i;
 // each lane gets of every matrix values 2t, 2t + 1 of row g.
-DEVICE void load_matrices(u32 (&r)[4], const void* row) {
+DEVICE void load_matrices(u32 (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
 // As above, each matrix transposed: a lane gets rows 2t, 2t + 1 of column g.
-DEVICE void load_matrices_transposed(u32 (&r)[4], const void* row) {
+DEVICE void load_matrices_transposed(u32 (&r)[4], SharedAddress row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(shared_address(row))
+                 : "r"(row)
                  : "memory");
 }
 
 // Begins to copy 16 bytes from global to shared memory, or to fill them with zeros: then `global` is not read.
-DEVICE void copy_async(void* shared, const void* global, bool there) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global),
+DEVICE void copy_async(SharedAddress shared, const void* global, bool there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global),
                  "r"(there ? 16 : 0)
                  : "memory");
 }

@@ -6,7 +6,7 @@ use crate::gpu::Float;
 use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segments};
 use crate::ops::cross_entropy::{self, Objective, Target};
 use crate::ops::dropout::{self, Mask};
-use crate::ops::gate::{self, Activation};
+use crate::ops::gate::{self, Activation, OutputProduct};
 use crate::ops::magnitude::{self, NormParts};
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};
@@ -20,6 +20,7 @@ use crate::weight::{ComputeDtype, FrozenWeight, RowOrder, Weight};
 /// Every case.
 pub(super) fn all_cases() -> Vec<Case> {
     let mut cases = elementwise_cases();
+    cases.extend(gate_product_cases());
     cases.extend(row_cases());
     cases.extend(rope_cases());
     cases.extend(product_cases());
@@ -83,6 +84,20 @@ fn elementwise_cases() -> Vec<Case> {
     cases
 }
 
+fn gate_product_cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for activation in Activation::ALL {
+        for (rows, width, rank) in [(37usize, 72usize, 8usize), (150, 264, 24), (70, 1000, 64)] {
+            let shape = format!("{rows} x {width}, rank {rank}");
+            let name = format!("{activation:?} as a gate and a product of its output, {shape}");
+            cases.push(Case::new(name, Accuracy::Composed, move |on| {
+                gate_product_case(on, activation, (rows, width), rank)
+            }));
+        }
+    }
+    cases
+}
+
 fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
     let [mut of_gate, mut up, mut d_y, mut x, mut d_alone] =
         [4, 5, 6, 4, 6].map(|seed| on.activation(seed, len));
@@ -92,6 +107,22 @@ fn gate_case(on: &Place, activation: Activation, len: usize) -> Outputs {
     gate::plain_forward(activation, &x, len, &mut alone);
     gate::plain_backward_in_place(activation, &mut d_alone, &mut x, len, false);
     vec![all(&y), all(&of_gate), all(&up), all(&d_y), all(&alone), all(&x), all(&d_alone)]
+}
+
+/// A gate's way back with the product of its output.
+fn gate_product_case(
+    on: &Place,
+    activation: Activation,
+    (rows, width): (usize, usize),
+    rank: usize,
+) -> Outputs {
+    let [mut of_gate, mut up, mut d_y] = [4, 5, 6].map(|seed| on.activation(seed, rows * width));
+    let (left, mut sum) = (on.activation(7, rows * rank), on.parameter(8, rank * width));
+    // Parts of the rows, in f32.
+    let mut workspace = on.output(2 * 16 * rank * width);
+    let product = OutputProduct { left: &left, rank, sum: &mut sum, workspace: &mut workspace };
+    gate::backward_and_product(activation, &mut d_y, [&mut of_gate, &mut up], (rows, width), product);
+    vec![all(&of_gate), all(&up), all(&sum)]
 }
 
 fn magnitude_case(on: &Place, rows: usize, width: usize) -> Outputs {
@@ -491,23 +522,29 @@ fn attention_case(on: &Place, heads: Heads, scores: Scores, tree: &[(usize, Opti
     let tokens = start;
     let segments = Segments::new(list, tokens).expect("a stream");
     let (wide, narrow) = (tokens * heads.query * heads.dim, tokens * heads.key_value * heads.dim);
-    let (q, k, v) = (on.activation(63, wide), on.activation(64, narrow), on.activation(65, narrow));
+    let (mut q, mut k, v) = (on.activation(63, wide), on.activation(64, narrow), on.activation(65, narrow));
     let (mut out, mut lse, d_out) =
         (on.output(wide), on.statistic(tokens * heads.query), on.activation(66, wide));
-    attention::forward(&q, &k, &v, &segments, heads, scores, &mut out, &mut lse);
-    let workspace = attention::backward_workspace(on.device.placement(), tokens, heads);
-    let mut workspace = on.statistic(workspace);
-    let (mut d_q, mut d_k, mut d_v) = (on.output(wide), on.output(narrow), on.output(narrow));
-    let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
     let rotation = Rotation::of_whole_heads(heads.dim / 2);
     let mut angles = Angles::for_rotation(tokens, rotation, |len| on.statistic(len));
     let positions: Vec<u32> = (0..tokens as u32).collect();
     angles.set(&positions, &vec![0.2; heads.dim / 2]);
-    // Of some streams queries and keys count as turned.
+    // Of some streams queries and keys are turned.
     let turned = (tree.len() > 1).then_some(&angles);
+    match turned {
+        Some(angles) => {
+            let keys = [&mut q, &mut k];
+            attention::turn_and_forward(keys, &v, angles, &segments, heads, scores, &mut out, &mut lse);
+        }
+        None => attention::forward(&q, &k, &v, &segments, heads, scores, &mut out, &mut lse),
+    }
+    let workspace = attention::backward_workspace(on.device.placement(), tokens, heads);
+    let mut workspace = on.statistic(workspace);
+    let (mut d_q, mut d_k, mut d_v) = (on.output(wide), on.output(narrow), on.output(narrow));
+    let saved = Saved { q: &q, k: &k, v: &v, out: &out, lse: &lse };
     let gradients = Gradients { q: &mut d_q, k: &mut d_k, v: &mut d_v, turned };
     attention::backward(&d_out, saved, &segments, heads, scores, gradients, &mut workspace);
-    vec![all(&out), all(&lse), all(&d_q), all(&d_k), all(&d_v)]
+    vec![all(&q), all(&k), all(&out), all(&lse), all(&d_q), all(&d_k), all(&d_v)]
 }
 
 fn loss_and_step_cases() -> Vec<Case> {

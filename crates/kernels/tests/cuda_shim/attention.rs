@@ -7,7 +7,8 @@ use lorafit_kernels::ops::attention::{
     Continued, Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward,
     forward_cached,
 };
-use lorafit_kernels::ops::rope::{Angles, Rotation};
+use lorafit_kernels::ops::rope::cuda::turn;
+use lorafit_kernels::ops::rope::{Angles, Rotation, Turn};
 
 use crate::machine::Machine;
 use crate::{FLOATS, assert_close, tensor, tolerance, values};
@@ -86,7 +87,7 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     let [cos, sin] = [f32::cos, f32::sin].map(|of| angles.iter().map(|angle| of(*angle)).collect::<Vec<_>>());
     let mut parts = [&cos, &sin].into_iter();
     let t_angles = Angles::for_rotation(tokens, rotation, |_| tensor(parts.next().expect("two parts")));
-    let turns = kernels == Kernels::Mma && cuda::turns_back(heads, rotation);
+    let turns = kernels == Kernels::Mma && cuda::turns(heads, rotation);
     let turned = turns.then_some(&t_angles);
     let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv, turned };
     backward(&td, saved, &segments, heads, scores, gradients, &mut workspace);
@@ -99,7 +100,7 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     let [lse, delta] = [0, 1].map(|_| machine.put_floats(F32, &vec![9.0; per_head]));
     let operands = Operands { q, k, v, out, lse };
     machine.run(&match kernels {
-        Kernels::Mma => cuda::forward(operands, on_device, heads, scores),
+        Kernels::Mma => cuda::forward(operands, on_device, heads, scores, None),
         Kernels::Plain(float) => cuda::plain_forward(float, operands, on_device, heads, scores),
     });
     assert_close(&machine.get_floats(float, out), &t_out.to_vec(wide), tolerance, &what("out"));
@@ -128,6 +129,78 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
             expected.push(largest_d_out);
         }
         assert_close(&found, &expected, tolerance, &what(part));
+    }
+}
+
+/// The bits of everything that forward writes, of queries that are turned by a launch before or by it.
+fn forward_of_turned(dim: usize, by_attention: bool) -> Option<[Vec<f32>; 3]> {
+    let mut machine = Machine::new()?;
+    let heads = Heads { query: 6, key_value: 2, dim };
+    let segments = segments(&[(35, None), (40, Some(0)), (11, Some(0))]);
+    let tokens = segments.tokens();
+    let (wide, narrow) = (tokens * heads.query * dim, tokens * heads.key_value * dim);
+    let q = machine.put_floats(Bf16, &values(Bf16, 1, wide));
+    let [k, v] = [2, 3].map(|seed| machine.put_floats(Bf16, &values(Bf16, seed, narrow)));
+    let [out, lse] = [(Bf16, wide), (F32, tokens * heads.query)]
+        .map(|(float, len)| machine.put_floats(float, &vec![9.0; len]));
+    let angles: Vec<f32> = (0..tokens * (dim / 2)).map(|i| i as f32 * 0.37).collect();
+    let [cos, sin] = [f32::cos, f32::sin]
+        .map(|of| machine.put_floats(F32, &angles.iter().map(|angle| of(*angle)).collect::<Vec<_>>()));
+    let rotation = Rotation::of_whole_heads(dim / 2);
+    assert!(cuda::turns(heads, rotation), "heads of {dim}");
+    if !by_attention {
+        let shape = (tokens, [heads.query, 0]);
+        machine.run(&turn(Bf16, [q, q.first(0)], (cos, sin), Turn::Forward, shape, rotation));
+    }
+    let tree = Tree::new(&segments, heads);
+    let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
+    let operands = Operands { q, k, v, out, lse };
+    let angles = by_attention.then_some((cos, sin));
+    machine.run(&cuda::forward(operands, on_device, heads, Scores::of(heads), angles));
+    Some([(Bf16, q), (Bf16, out), (F32, lse)].map(|(float, of)| machine.get_floats(float, of)))
+}
+
+#[test]
+fn queries_that_attention_turns_have_the_bits_of_those_that_are_turned_before() {
+    for dim in [64, 80, 96, 128] {
+        assert_eq!(forward_of_turned(dim, true), forward_of_turned(dim, false), "heads of {dim}");
+    }
+}
+
+/// Forward where keys are `step` further along the queries from token to token.
+fn check_forward_along_keys(dim: usize, step: f32) {
+    let Some(mut machine) = Machine::new() else { return };
+    let heads = Heads { query: 2, key_value: 1, dim };
+    let (scores, list) = (Scores::of(heads), [(201, None), (7, Some(0))]);
+    let segments = segments(&list);
+    let tokens = segments.tokens();
+    let (wide, narrow, per_head) = (tokens * 2 * dim, tokens * dim, tokens * 2);
+    let q = vec![1.0; wide];
+    // Exact in bf16.
+    let k: Vec<f32> = (0..narrow).map(|i| step * (i / dim) as f32).collect();
+    let v = values(Bf16, 3, narrow);
+    let [tq, tk, tv] = [&q, &k, &v].map(|values| tensor(values));
+    let (mut t_out, mut t_lse) = (tensor(&vec![0.0; wide]), tensor(&vec![0.0; per_head]));
+    forward(&tq, &tk, &tv, &segments, heads, scores, &mut t_out, &mut t_lse);
+
+    let tree = Tree::new(&segments, heads);
+    let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
+    let [q, k, v] = [&q, &k, &v].map(|values| machine.put_floats(Bf16, values));
+    let (out, lse) =
+        (machine.put_floats(Bf16, &vec![9.0; wide]), machine.put_floats(F32, &vec![9.0; per_head]));
+    machine.run(&cuda::forward(Operands { q, k, v, out, lse }, on_device, heads, scores, None));
+    let what = |part: &str| format!("{part}, heads of {dim}, steps of {step}");
+    assert_close(&machine.get_floats(Bf16, out), &t_out.to_vec(wide), TOLERANCE, &what("out"));
+    assert_close(&machine.get_floats(F32, lse), &t_lse.to_vec(per_head), 1e-5, &what("lse"));
+}
+
+#[test]
+fn scores_that_grow_or_fall_along_a_row_keep_its_powers_in_range() {
+    // From one tile of keys to the next scores change by a little, by more than the powers of a row may, and by so much that
+    // powers above the largest score of the tile before are not finite.
+    for step in [1.0 / 512.0, 1.0 / 32.0, 1.0, -1.0 / 32.0, -1.0] {
+        check_forward_along_keys(64, step);
+        check_forward_along_keys(128, step);
     }
 }
 

@@ -22,7 +22,7 @@ KERNEL(64) leaves_a_barrier_out(float* x) {
 // Reads what it has not waited for: the memory it is copied to is not a number until then.
 KERNEL(1) does_not_wait(float* x) {
     DYNAMIC_SHARED(memory);
-    copy_async(memory, x, true);
+    copy_async(shared_address(memory), x, true);
     copy_async_commit();
     x[0] = ((float*)memory)[0];
     copy_async_wait<0>();

@@ -1,9 +1,9 @@
 //! Rows, elementwise, loss, optimizer.
 
-use lorafit_kernels::gpu::Float;
+use lorafit_kernels::gpu::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
-use lorafit_kernels::ops::gate::{self, Activation};
+use lorafit_kernels::ops::gate::{self, Activation, OutputProduct};
 use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
 use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, noise, rms_norm, rope};
 use lorafit_kernels::{Bf16Tensor, Device, Tensor};
@@ -181,6 +181,43 @@ fn gates_and_activations_equal_the_cpu() {
                     &expected.to_vec(len),
                     tolerance(float),
                     &what,
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gates_with_the_product_of_their_output_equal_the_cpu() {
+    let Some(mut machine) = Machine::new() else { return };
+    // One row, a rank below that of the kernel, columns that end within a warp's, and parts that end within their last rows.
+    for (rows, width, rank) in [(1, 8, 8), (37, 72, 16), (300, 264, 24), (70, 520, 64), (129, 64, 40)] {
+        for activation in Activation::ALL {
+            let [gate, up, d_y] = [7, 8, 9].map(|seed| values(Bf16, seed, rows * width));
+            let (left, before) = (values(Bf16, 10, rows * rank), values(F32, 11, rank * width));
+            let [mut tg, mut tu, mut td] = [&gate, &up, &d_y].map(|v| tensor(v));
+            let (t_left, mut t_sum, mut empty) = (tensor(&left), tensor(&before), tensor(&[]));
+            let of = OutputProduct { left: &t_left, rank, sum: &mut t_sum, workspace: &mut empty };
+            gate::backward_and_product(activation, &mut td, [&mut tg, &mut tu], (rows, width), of);
+
+            let [g, u, d, left] = [&gate, &up, &d_y, &left].map(|v| machine.put_floats(Bf16, v));
+            let sum = machine.put_floats(F32, &before);
+            let shape = gate::cuda::ProductShape { rows, width, rank };
+            assert!(shape.is_known(Bf16), "{shape:?}");
+            let workspace = machine.put(&vec![0xff; shape.workspace_bytes() as usize]);
+            for launch in gate::cuda::backward_product(activation, [d, g, u, left], shape, workspace, sum) {
+                machine.run(&launch);
+            }
+            // The output is rounded before it is multiplied.
+            for (found, float, expected, what) in
+                [(g, Bf16, &tg, "gate"), (u, Bf16, &tu, "up"), (sum, F32, &t_sum, "product")]
+            {
+                let (found, expected) = (machine.get_floats(float, found), expected.to_vec(expected.len()));
+                assert_close(
+                    &found,
+                    &expected,
+                    tolerance(Bf16),
+                    &format!("{activation:?} {what}, {shape:?}"),
                 );
             }
         }

@@ -126,6 +126,17 @@ template <class T> T shuffle_xor(T value, int mask) {
     return other;
 }
 
+inline bool warp_any(bool value) {
+    const u8* left = shim::exchange("warp_any", &value, sizeof value);
+    bool any = false;
+    for (int lane = 0; lane < 32; lane++) any |= left[64 * lane] != 0;
+    return any;
+}
+
+typedef uintptr_t SharedAddress;
+inline SharedAddress shared_address(const void* shared) { return (uintptr_t)shared; }
+template <class T> const T* opaque(const T* address) { return address; }
+
 inline float low_half(u32 pair) { return bits_float(pair << 16); }
 inline float high_half(u32 pair) { return bits_float(pair & 0xffff0000u); }
 
@@ -160,7 +171,7 @@ inline const u16* matrix_row(const u8* left, int lane) {
     }
     return row;
 }
-inline void load_matrices(u32 (&r)[4], const void* row) {
+inline void load_matrices(u32 (&r)[4], SharedAddress row) {
     const u8* left = shim::exchange("load_matrices", &row, sizeof row);
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int i = 0; i < 4; i++) {
@@ -170,7 +181,7 @@ inline void load_matrices(u32 (&r)[4], const void* row) {
     // Nobody overwrites what a slower lane has yet to read.
     sync_warp();
 }
-inline void load_matrices_transposed(u32 (&r)[4], const void* row) {
+inline void load_matrices_transposed(u32 (&r)[4], SharedAddress row) {
     const u8* left = shim::exchange("load_matrices_transposed", &row, sizeof row);
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     for (int i = 0; i < 4; i++)
@@ -178,6 +189,8 @@ inline void load_matrices_transposed(u32 (&r)[4], const void* row) {
     sync_warp();
 }
 
-inline void copy_async(void* shared, const void* global, bool there) { shim::copy_begin(shared, global, there); }
+inline void copy_async(SharedAddress shared, const void* global, bool there) {
+    shim::copy_begin((void*)shared, global, there);
+}
 inline void copy_async_commit() { shim::copy_commit(); }
 template <int N> void copy_async_wait() { shim::copy_wait(N); }

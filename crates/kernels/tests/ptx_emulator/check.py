@@ -1,7 +1,7 @@
 """Runs the launches of a folder that the example `ptx_cases` wrote, and holds their results to f64.
 
     check.py FOLDER            everything
-    check.py FOLDER --short    attention with heads of 64 and 128 values, NF4 and Q4_K: less than a minute
+    check.py FOLDER --short    attention with heads of 64 and 128 values, a gate, NF4 and Q4_K: about a minute
 """
 
 import argparse
@@ -78,7 +78,7 @@ def run(case, kernels, launch, seed, fault=None):
             continue
         offset, length = numbers
         start, data = next(b for b in case.buffers.values() if b[0] <= offset and offset + length <= b[0] + len(b[1]))
-        regions.append((BASE + offset, data[offset - start : offset - start + length], word == "out"))
+        regions.append((BASE + offset, data[offset - start : offset - start + length], word != "in"))
         arguments.append(BASE + offset)
     kernel = kernels.get(launch["entry"], fault)
     return ptx.run(kernel, launch | {"memory": ptx.Memory(regions), "arguments": arguments}, seed)
@@ -98,8 +98,15 @@ def visible(case, tokens):
     return seen
 
 
+def turned(x, angles):
+    """Pairs of halves of heads, [tokens, heads, dim], turned by the angles of their tokens."""
+    low, high = np.split(x, 2, axis=-1)
+    cosine, sine = (of(angles.astype(np.float64))[:, None] for of in (np.cos, np.sin))
+    return np.concatenate([low * cosine - high * sine, high * cosine + low * sine], -1)
+
+
 def attention(case, tokens, heads, kv_heads, dim):
-    """Fills the inputs; gives all outputs in f64."""
+    """Fills the inputs; gives all outputs in f64. Queries are turned by forward where the case has angles, keys before."""
     chance = np.random.default_rng(dim + tokens)
     inputs = {}
     for name in ("q", "k", "v", "d_out"):
@@ -109,6 +116,13 @@ def attention(case, tokens, heads, kv_heads, dim):
         values = ptx.bf16_values(bits).astype(np.float64)
         inputs[name] = np.repeat(values, heads // of, 1)
     q, k, v, d_out = (inputs[name] for name in ("q", "k", "v", "d_out"))
+    back = lambda x: x
+    if "cosine" in case.buffers:
+        angles = chance.uniform(0, 2 * np.pi, (tokens, dim // 2)).astype(np.float32)
+        for name, of in (("cosine", np.cos), ("sine", np.sin)):
+            case.buffers[name][1][:] = of(angles).astype(np.float32).view(np.uint8).reshape(-1)
+        q = ptx.bf16_values(ptx.bf16_bits(turned(q, angles).astype(np.float32))).astype(np.float64)
+        back = lambda x: turned(x, -angles)
     scale = 1 / np.sqrt(np.float32(dim))
     scores = np.where(visible(case, tokens), np.einsum("ihd,jhd->hij", q, k) * scale, -np.inf)
     most = scores.max(-1, keepdims=True)
@@ -121,8 +135,9 @@ def attention(case, tokens, heads, kv_heads, dim):
     return {
         "out": out,
         "lse": (most + np.log(total))[..., 0].T,
-        "d_q": np.einsum("hij,jhd->ihd", d_scores, k),
-        "d_k": shared(np.einsum("hij,ihd->jhd", d_scores, q)),
+        "q": q,
+        "d_q": back(np.einsum("hij,jhd->ihd", d_scores, k)),
+        "d_k": back(shared(np.einsum("hij,ihd->jhd", d_scores, q))),
         "d_v": shared(np.einsum("hij,ihd->jhd", weights, d_out)),
     }
 
@@ -140,10 +155,37 @@ def check_attention(case, kernels, seed, fault=None):
         steps += run(case, kernels, launch, seed + i, fault)
     errors = {}
     for name, values in expected.items():
-        if fault and name not in ("out", "lse"):
+        if fault and name not in ("q", "out", "lse"):
             continue
         bits = case.buffers[name][1]
         found = bits.view(np.float32) if name == "lse" else ptx.bf16_values(bits.view(np.uint16))
+        errors[name] = apart(found.reshape(values.shape), values)
+    return errors, steps
+
+
+def check_gate(case, kernels, seed):
+    """How far the gradients of a gate, and the product of its output, are from f64's."""
+    rows, width, rank = (int(word) for word in case.words[1:])
+    chance = np.random.default_rng(rows)
+    inputs = {}
+    for name, columns in (("d_y", width), ("gate", width), ("up", width), ("left", rank)):
+        bits = ptx.bf16_bits(chance.standard_normal((rows, columns)).astype(np.float32)).astype(np.uint16)
+        case.buffers[name][1][:] = bits.view(np.uint8).reshape(-1)
+        inputs[name] = ptx.bf16_values(bits).astype(np.float64)
+    before = chance.standard_normal((rank, width)).astype(np.float32)
+    case.buffers["product"][1][:] = before.view(np.uint8).reshape(-1)
+    steps = sum(run(case, kernels, launch, seed + i) for i, launch in enumerate(case.launches))
+    part = 1 / (1 + np.exp(-inputs["gate"]))
+    silu = inputs["gate"] * part
+    expected = {
+        "gate": inputs["d_y"] * inputs["up"] * (part + silu * (1 - part)),
+        "up": inputs["d_y"] * silu,
+        "product": before + inputs["left"].T @ (silu * inputs["up"]),
+    }
+    errors = {}
+    for name, values in expected.items():
+        bits = case.buffers[name][1]
+        found = bits.view(np.float32) if name == "product" else ptx.bf16_values(bits.view(np.uint16))
         errors[name] = apart(found.reshape(values.shape), values)
     return errors, steps
 
@@ -220,12 +262,14 @@ def main():
 
     for case in cases:
         kind, *rest = case.words
-        if flags.short and not (kind == "attention" and rest[3] in ("64", "128") or rest[0] in ("nf4", "Q4_K")):
+        short = {"attention": rest[-1] in ("64", "128"), "gate": rest[-1] == "16", "decode": rest[0] in ("nf4", "Q4_K")}
+        if flags.short and not short[kind]:
             continue
         began = time.time()
         try:
-            if kind == "attention":
-                errors, steps = check_attention(case, kernels, seed=1)
+            if kind != "decode":
+                check = check_attention if kind == "attention" else check_gate
+                errors, steps = check(case, kernels, seed=1)
                 passed = max(errors.values()) < OF_ATTENTION
                 what = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
             else:

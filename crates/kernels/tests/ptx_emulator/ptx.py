@@ -453,6 +453,17 @@ class Decoder:
 
         return shuffle
 
+    def op_vote(self, parts, ops):
+        if parts != "vote sync any pred".split():
+            raise Fault(f"a vote that is not known: {self.line}")
+        put, negated, source = self.target(ops[0]), ops[1].startswith("!"), self.source(ops[1].lstrip("!"), "pred")
+
+        def vote(block, warp, mask):
+            votes = source(block, warp)
+            put(warp, mask, np.full(LANES, bool(((~votes if negated else votes) & mask).any())))
+
+        return vote
+
     # -- arithmetic
 
     def op_cvt(self, parts, ops):

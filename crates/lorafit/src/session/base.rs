@@ -25,6 +25,7 @@ use crate::session::scoring::{self, Scoring};
 use crate::session::tokens::{self, Added, Tokens};
 use crate::terminal::error::CliError;
 use crate::terminal::host;
+use crate::terminal::progress::LoadProgress;
 
 /// A base model, ready to compute.
 pub struct Base {
@@ -157,11 +158,15 @@ pub fn open_base(
     scoring::check(&files, device)?;
     let scoring = tokens::scoring(tokens, &files)?;
     let weight_bytes = files.weight_bytes(quantization, device.placement())?;
-    let mut base =
-        Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| match quantization {
-            Some(base) => Model::load_quantized(files, base, device),
-            None => Model::load(files, device),
-        })?;
+    // Of files that the processor maps nothing is read before it is used.
+    let tells = matches!(device, Device::Cuda(_)) && !common.quiet;
+    let mut base = Base::new(model, files, tokenizer, weight_bytes, common.quiet, |files| {
+        let values = files.config().matrix_shapes().map(|(rows, cols)| rows as u64 * cols as u64).sum();
+        let progress = LoadProgress::new(tells, values);
+        let loaded = Model::load_and_tell(files, quantization, device, &|values| progress.add(values))?;
+        progress.finish(&memory(weight_bytes), &common.device.to_string());
+        Ok(loaded)
+    })?;
     base.model.set_compute_dtype(compute.on(common.device, quantization.is_some()).into());
     base.new_tokens = indices;
     base.scoring = scoring;

@@ -333,6 +333,35 @@ impl WriteProgress {
     }
 }
 
+/// How far the weights of a model are loaded: a bar on a terminal, and a line when they are there; nothing where it tells nothing.
+pub struct LoadProgress {
+    bar: ProgressBar,
+    started: Instant,
+    tells: bool,
+}
+
+impl LoadProgress {
+    /// Of `values` values in matrices.
+    pub fn new(tells: bool, values: u64) -> Self {
+        let template = "loading {bar:24.cyan/dim} {percent}% of the weights  {eta} left";
+        LoadProgress { bar: bar(!tells, values, template), started: Instant::now(), tells }
+    }
+
+    /// A matrix of so many values is read.
+    pub fn add(&self, values: u64) {
+        self.bar.inc(values);
+    }
+
+    /// All are there: the bar goes. `of` are the weights and `to` is the device, in words.
+    pub fn finish(&self, of: &str, to: &str) {
+        self.bar.finish_and_clear();
+        if self.tells {
+            let seconds = self.started.elapsed().as_secs_f64();
+            output::note(&format!("loaded {of} of weights to {to} in {seconds:.1} s"));
+        }
+    }
+}
+
 /// For writes whose failure changes nothing.
 fn ignore(_result: io::Result<()>) {}
 

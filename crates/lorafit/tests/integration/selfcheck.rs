@@ -163,6 +163,27 @@ fn training_steps_equal_the_processors() {
     }
 }
 
+#[test]
+fn what_is_loaded_to_a_device_is_told_unless_all_is_quiet() {
+    let Some(device) = OnDevice::new() else { return };
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+    let told = |more: &[&str]| {
+        let what = ["generate", "--model", model, "--prompt", "a", "--max-new-tokens", "1"];
+        let output = device.run(&[], &[&what[..], more].concat());
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{told}");
+        told
+    };
+    for quant in [&[][..], &["--quant", "nf4"]] {
+        let on_device = told(&[&["--device", "cuda:0"][..], quant].concat());
+        assert!(on_device.contains("of weights to cuda:0 in "), "{quant:?}: {on_device}");
+    }
+    for quiet in [&["--device", "cuda:0", "--quiet"][..], &["--device", "cpu"]] {
+        let told = told(quiet);
+        assert!(!told.contains("of weights to"), "{quiet:?}: {told}");
+    }
+}
+
 /// What the first ten minutes on a GPU are spent on goes through all its stages, sanitizers where there are some included.
 #[test]
 #[cfg(unix)]

@@ -44,19 +44,22 @@ impl AttendStep {
     /// From the projections in `saved.wide.q, k, v` to `saved.wide.attended`.
     pub(crate) fn forward(&self, pass: &mut ForwardPass<'_>, context: &mut Context<'_>) {
         let (saved, scratch) = (&mut *pass.saved, &mut *pass.scratch);
-        let in_place = self.in_place(saved);
-        if in_place {
-            let Wide { q, k, .. } = &mut saved.wide;
-            self.turn(pass.rows, [q, k], &scratch.angles, &scratch.query_factors);
-        } else {
-            self.positioned(pass.rows, pass.adapter, saved, scratch, true);
+        let (rows, in_place, lse) = (pass.rows, self.in_place(saved), self.lse());
+        if !in_place {
+            self.normed(rows, pass.adapter, saved, scratch, true);
         }
-        let lse = self.lse();
-        let Wide { q, k, v, attended: out, .. } = &mut saved.wide;
-        let (q, k, v) = if in_place { (&*q, &*k, &*v) } else { (&scratch.q, &scratch.k, &*v) };
+        let SavedBlock { stats, wide: Wide { q, k, v, attended: out, .. }, .. } = saved;
+        let (q, k) = if in_place { (q, k) } else { (&mut scratch.q, &mut scratch.k) };
+        let angles = self.rope.map(|rope| &scratch.angles[rope]);
+        if let (Context::Stream(segments), Some(angles), false) = (&*context, angles, self.grows) {
+            let (heads, scores, lse) = (self.heads, self.scores, &mut stats[lse]);
+            return attention::turn_and_forward([q, k], v, angles, segments, heads, scores, out, lse);
+        }
+        self.turn(rows, [&mut *q, &mut *k], angles, &scratch.query_factors);
+        let (q, k, v) = (&*q, &*k, &*v);
         match context {
             Context::Stream(segments) => {
-                attention::forward(q, k, v, segments, self.heads, self.scores, out, &mut saved.stats[lse]);
+                attention::forward(q, k, v, segments, self.heads, self.scores, out, &mut stats[lse]);
             }
             Context::Cached { runs, caches, layer } => {
                 let width = self.heads.key_value * self.heads.dim;
@@ -78,19 +81,19 @@ impl AttendStep {
     }
 
     /// Rotates queries and keys, and has queries grow.
-    fn turn(&self, rows: usize, [q, k]: [&mut Tensor; 2], angles: &[Angles], query_factors: &Tensor) {
+    fn turn(&self, rows: usize, [q, k]: [&mut Tensor; 2], angles: Option<&Angles>, query_factors: &Tensor) {
         let heads = [self.heads.query, self.heads.key_value];
-        if let Some(rope) = self.rope {
-            rope::forward_in_place([&mut *q, k], &angles[rope], rows, heads);
+        if let Some(angles) = angles {
+            rope::forward_in_place([&mut *q, k], angles, rows, heads);
         }
         if self.grows {
             elementwise::scale_rows(q, rows, heads[0] * self.heads.dim, query_factors);
         }
     }
 
-    /// Queries and keys after norm and rotation in `scratch`, from the projections. `first` is false when backward computes
-    /// them again and the norms' statistics are known.
-    fn positioned(
+    /// Queries and keys after their norms in `scratch`, from the projections. `first` is false when backward computes them again
+    /// and the norms' statistics are known.
+    fn normed(
         &self,
         rows: usize,
         adapter: Option<BlockAdapter<'_>>,
@@ -98,7 +101,7 @@ impl AttendStep {
         scratch: &mut Scratch,
         first: bool,
     ) {
-        let Scratch { q, k, query_factors, angles, .. } = scratch;
+        let Scratch { q, k, .. } = scratch;
         let (wide, heads) = (&saved.wide, [self.heads.query, self.heads.key_value]);
         for (i, ((x, y), heads)) in
             [(&wide.q, &mut *q), (&wide.k, &mut *k)].into_iter().zip(heads).enumerate()
@@ -115,7 +118,6 @@ impl AttendStep {
                 false => norm.recompute(x, normed_rows, rstd, y),
             }
         }
-        self.turn(rows, [q, k], angles, query_factors);
     }
 
     /// From the gradient of the attention's output, in `scratch.normed`, to the gradients of the projections' outputs, in
@@ -125,7 +127,9 @@ impl AttendStep {
         let (rows, heads) = (*rows, [self.heads.query, self.heads.key_value]);
         let in_place = self.in_place(saved);
         if !in_place {
-            self.positioned(rows, *adapter, saved, scratch, false);
+            self.normed(rows, *adapter, saved, scratch, false);
+            let Scratch { q, k, query_factors, angles, .. } = &mut **scratch;
+            self.turn(rows, [q, k], self.rope.map(|rope| &angles[rope]), query_factors);
         }
         let (q, k) = if in_place { (&saved.wide.q, &saved.wide.k) } else { (&scratch.q, &scratch.k) };
         let forward =

@@ -151,7 +151,16 @@ impl Block {
             match step {
                 Step::Norm(norm) => norm.input_gradient(pass, waits.is_some()),
                 Step::Project(project) => project.input_gradient(pass),
-                Step::Gate(gate) => gate.backward(pass, waits.is_some()),
+                Step::Gate(gate) => {
+                    if let Some((above, project)) = waits
+                        && let StepGradients::Project(gradients) = &mut gradients.steps[above]
+                        && let Some(factor) = project.a_alone(pass, gradients)
+                        && gate.backward_with_factor(pass, factor)
+                    {
+                        continue;
+                    }
+                    gate.backward(pass, waits.is_some());
+                }
                 Step::Add(add) => add.backward(pass),
                 // What the other half adds to the gradient is added to what this one has left.
                 Step::Attend(_) | Step::Again(_) => {}

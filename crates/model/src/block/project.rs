@@ -230,6 +230,19 @@ impl ProjectStep {
         }
     }
 
+    /// The rank of the factors and the gradient of `A`, where that is all that [`ProjectStep::input_side_gradients`] adds to, of
+    /// an input that is the same for all.
+    pub(super) fn a_alone<'g>(
+        &self,
+        pass: &BackwardPass<'_>,
+        gradients: &'g mut SiteGradients,
+    ) -> Option<(usize, &'g mut Tensor)> {
+        let adapter = BlockAdapter::at(pass.adapter, self.site);
+        let trains_weights = gradients.projections.iter().any(|of| of.weight.is_some());
+        let lora = adapter.lora.filter(|_| adapter.mask.is_none() && !trains_weights)?;
+        Some((lora.rank, &mut gradients.adapter.as_mut()?.a))
+    }
+
     /// The gradients of the outputs, or of what their magnitudes multiply.
     fn d_outs<'t>(
         &self,

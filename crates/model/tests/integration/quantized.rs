@@ -1,5 +1,6 @@
 //! Quantised bases: on loading, and as folders that bitsandbytes reads.
 
+use std::cell::Cell;
 use std::path::Path;
 
 use crate::common::{Case, FileTensor, edit_safetensors, fixture};
@@ -39,6 +40,22 @@ fn write(quantization: Quantization, out: &Path) {
     assert_eq!(written.matrices, 14);
     assert!(written.bytes_after < written.bytes_before);
     assert_eq!(told.last(), Some(&(14, 14)));
+}
+
+#[test]
+fn a_model_whose_loading_is_told_is_the_same_and_every_matrix_is_told() {
+    let files = ModelFiles::open(&fixture("llama")).expect("the fixture");
+    let all: usize = files.config().matrix_shapes().map(|(rows, cols)| rows * cols).sum();
+    let loaded = |base| {
+        let told = Cell::new(0);
+        let tell = |values: u64| told.set(told.get() + values as usize);
+        let model = Model::load_and_tell(&files, base, Device::Cpu, &tell).expect("loads");
+        assert_eq!(told.get(), all);
+        logits(&model)
+    };
+    assert!(loaded(None) == logits(&Model::load(&files, Device::Cpu).expect("loads")));
+    let base = BaseQuantization { quantization: FOUR_BIT, head: false };
+    assert!(loaded(Some(base)) == logits(&quantized(false, FOUR_BIT)));
 }
 
 #[test]

@@ -32,12 +32,28 @@ fn run_layers(
     quantization: Option<BaseQuantization>,
     recompute: Recompute,
 ) -> (u64, u64, Counts) {
+    run_rows((layers, SEQ), lora, float, quantization, recompute)
+}
+
+/// Of `layers` layers.
+fn config(layers: usize) -> Config {
     // With its vocabulary the head would be all of it.
     let shape = Config::named("smollm2-135m").expect("a known shape");
-    let config = Config { num_hidden_layers: layers, vocab_size: 1500, ..shape };
+    Config { num_hidden_layers: layers, vocab_size: 1500, ..shape }
+}
+
+/// Of `layers` layers, and rows of `seq` tokens.
+fn run_rows(
+    (layers, seq): (usize, usize),
+    lora: &LoraConfig,
+    float: Float,
+    quantization: Option<BaseQuantization>,
+    recompute: Recompute,
+) -> (u64, u64, Counts) {
+    let config = config(layers);
     let recorder = cuda::recorder(4 << 30);
     let gpu = Gpu::over(recorder.clone(), float);
-    let size = MicroBatchSize::of_equal_rows(BATCH, SEQ, 2 * SEQ);
+    let size = MicroBatchSize::of_equal_rows(BATCH, seq, 2 * seq);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(2, quantization),
@@ -57,7 +73,7 @@ fn run_layers(
     let options = BenchOptions {
         device: Device::Cuda(gpu),
         batch: BATCH,
-        seq: SEQ,
+        seq,
         steps: 2,
         weights: RandomWeights {
             distribution: Distribution::Uniform,
@@ -68,7 +84,7 @@ fn run_layers(
         compute_dtype: ComputeDtype::F32,
         activations: ActivationPolicy { recompute, dtype: ActivationDtype::F32 },
         planned_bytes: planned,
-        micro_batch_tokens: 2 * SEQ,
+        micro_batch_tokens: 2 * seq,
         lora: lora.clone(),
     };
     let mut steps = Vec::new();
@@ -95,6 +111,33 @@ fn a_layer_asks_for_few_launches() {
     let of_layer = |quantization| (calls(3, quantization) - calls(2, quantization)) / 2;
     // Of the seven projections each is decoded twice.
     assert_eq!((of_layer(None), of_layer(Some(nf4()))), (57, 57 + 14));
+}
+
+/// What kernels read and write of activations, in bytes a token and layer: each operand once in either direction, two more
+/// sums of norms, and no output of the gate on its way back.
+#[test]
+fn a_layer_touches_its_operands_once() {
+    const LONG: usize = 2048;
+    let bytes = |layers| {
+        let (.., counts) = run_rows((layers, LONG), &lora(), Float::Bf16, None, Recompute::None);
+        let is_multiplied = counts.launches.keys().any(|name| name.starts_with("gate_backward_product"));
+        assert!(is_multiplied && !counts.launches.contains_key("gate_backward<bf16, Silu>"));
+        counts.launches.values().map(|traffic| traffic.bytes()).sum::<u64>()
+    };
+    let of_layer = (bytes(3) - bytes(2)) as f64 / (BATCH * LONG) as f64;
+    let config = config(1);
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let of_heads = |heads: usize| heads * config.head_dim;
+    let (queries, keys) = (of_heads(config.num_attention_heads), of_heads(config.num_key_value_heads));
+    let norms = 2 * (2 + 5) * hidden;
+    // The keys turned; forward; the sums over heads; backward.
+    let attention = 2 * keys + (3 * queries + 2 * keys) + 2 * queries + (3 * queries + 4 * keys);
+    let gate = (3 + 5) * inner;
+    let operands = (2 * (norms + attention + gate)) as f64;
+    // Angles and statistics, and parts of the product with the gate's output.
+    let share = of_layer / operands;
+    println!("{share:.3} of the operands");
+    assert!((1.0..1.06).contains(&share), "{of_layer} bytes a token, operands {operands}: {share:.3}");
 }
 
 #[test]

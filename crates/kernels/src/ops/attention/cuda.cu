@@ -58,12 +58,15 @@ template <int DIM> struct Tile {
     static constexpr int STRIDE = SWIZZLED ? DIM : DIM + 8;
     // The values that a chunk of a row begins at.
     DEVICE static int at(int row, int chunk) { return row * STRIDE + (SWIZZLED ? chunk ^ row % 8 : chunk) * 8; }
+    DEVICE static SharedAddress address(const bf16* tile, int row, int chunk) { return shared_address(tile + at(row, chunk)); }
     // From a chunk to that `more` behind it in its row, where adding their numbers carries no bit: what swaps them is one
     // operation on the address, since tiles and their rows begin at multiples of eight chunks.
-    template <class P> DEVICE static P* behind(P* chunk, int more) {
-        if (!SWIZZLED) return chunk + more * 8;
-        return (P*)((u64)chunk ^ (u64)(more % 8 * 16)) + more / 8 * 64;
+    DEVICE static SharedAddress behind(SharedAddress chunk, int more) {
+        if (!SWIZZLED) return chunk + more * 16;
+        return (chunk ^ more % 8 * 16) + more / 8 * 128;
     }
+    // From a chunk to that in the same place `rows` rows on, a multiple of eight.
+    DEVICE static SharedAddress below(SharedAddress chunk, int rows) { return chunk + rows * STRIDE * 2; }
 };
 
 // A tile of ROWS rows is copied by all threads of a block: so many have a row, and `row()` is that of this thread.
@@ -74,13 +77,20 @@ template <int ROWS> struct Copier {
     DEVICE static int first_chunk() { return threadIdx.x % OF_ROW; }
 };
 
+// The same address, which the compiler keeps: what it can compute from the number of the thread it computes again in every tile.
+DEVICE SharedAddress kept(SharedAddress address) { return shuffle_xor(address, 0); }
+
+// Where this thread copies to in a tile.
+template <int DIM, int ROWS> DEVICE SharedAddress copies_of(const bf16* tile) {
+    return kept(Tile<DIM>::address(tile, Copier<ROWS>::row(), Copier<ROWS>::first_chunk()));
+}
+
 // Begins to copy this thread's row of DIM values `from` to a tile, or fills it with zeros where it is not there.
-template <int DIM, int ROWS> DEVICE void load_row(bf16* tile, const bf16* from, bool there) {
+template <int DIM, int ROWS> DEVICE void load_row(SharedAddress to, const bf16* from, bool there) {
     typedef Copier<ROWS> Mine;
     constexpr int CHUNKS = DIM / 8;
     const int first = Mine::first_chunk();
-    bf16* to = tile + Tile<DIM>::at(Mine::row(), first);
-    from += first * 8;
+    from = opaque(from + first * 8);
 #pragma unroll
     for (int i = 0; i < (CHUNKS + Mine::OF_ROW - 1) / Mine::OF_ROW; i++) {
         if (CHUNKS % Mine::OF_ROW == 0 || first + i * Mine::OF_ROW < CHUNKS)
@@ -88,20 +98,30 @@ template <int DIM, int ROWS> DEVICE void load_row(bf16* tile, const bf16* from, 
     }
 }
 
-// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory.
-template <int DIM, int N> DEVICE void product_transposed(float (&sums)[N / 8][4], const bf16* left, const bf16* right) {
-    const int lane = lane_index();
-    const bf16* left_chunk = left + Tile<DIM>::at(lane % 16, lane / 16);
-    const bf16* right_chunk = right + Tile<DIM>::at(lane % 8 + lane / 16 * 8, lane / 8 % 2);
+// The chunk of a tile from which a lane goes through it as an operand: a right one whose rows are summed over, a left one, and a
+// right one whose columns are. They are found once, outside of the loops.
+template <int DIM> DEVICE SharedAddress right_rows_of(const bf16* tile) {
+    return Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16);
+}
+template <int DIM> DEVICE SharedAddress left_of(const bf16* tile) {
+    return kept(right_rows_of<DIM>(tile));
+}
+template <int DIM> DEVICE SharedAddress right_of(const bf16* tile) {
+    return kept(Tile<DIM>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
+}
+
+// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` and `right_of`.
+template <int DIM, int N>
+DEVICE void product_transposed(float (&sums)[N / 8][4], SharedAddress left_chunk, SharedAddress right_chunk) {
 #pragma unroll
     for (int k = 0; k < DIM; k += 16) {
         u32 a[4];
         load_matrices(a, Tile<DIM>::behind(left_chunk, k / 8));
-        const bf16* from = Tile<DIM>::behind(right_chunk, k / 8);
+        const SharedAddress from = Tile<DIM>::behind(right_chunk, k / 8);
 #pragma unroll
         for (int n = 0; n < N; n += 16) {
             u32 b[4];
-            load_matrices(b, from + n * Tile<DIM>::STRIDE);
+            load_matrices(b, Tile<DIM>::below(from, n));
             if (k == 0) {
                 mma_first(sums[n / 8], a, b[0], b[1]);
                 mma_first(sums[n / 8 + 1], a, b[2], b[3]);
@@ -113,20 +133,25 @@ template <int DIM, int N> DEVICE void product_transposed(float (&sums)[N / 8][4]
     }
 }
 
-// sums[16, N] += left[16, K] . right[K, N]: left is the result of a product, right N columns of a tile of rows of DIM.
+// The result of a product as the left operand of the next: pairs of columns, in bf16.
+template <int N> DEVICE void pack(u32 (&packed)[N][2], const float (&values)[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) packed[n][half] = pack_bf16(values[n][2 * half], values[n][2 * half + 1]);
+}
+
+// sums[16, N] += left[16, K] . right[K, N]: right is N columns of a tile of rows of DIM, from `right_rows_of`.
 template <int DIM, int K, int N>
-DEVICE void product(float (&sums)[N / 8][4], const float (&left)[K / 8][4], const bf16* right) {
-    const int lane = lane_index();
-    const bf16* chunk = right + Tile<DIM>::at(lane % 16, lane / 16);
+DEVICE void product(float (&sums)[N / 8][4], const u32 (&left)[K / 8][2], SharedAddress chunk) {
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
-        const float(&low)[4] = left[k / 8], (&high)[4] = left[k / 8 + 1];
-        const u32 a[4] = {pack_bf16(low[0], low[1]), pack_bf16(low[2], low[3]), pack_bf16(high[0], high[1]),
-                          pack_bf16(high[2], high[3])};
+        const u32(&low)[2] = left[k / 8], (&high)[2] = left[k / 8 + 1];
+        const u32 a[4] = {low[0], low[1], high[0], high[1]};
 #pragma unroll
         for (int n = 0; n < N; n += 16) {
             u32 b[4];
-            load_matrices_transposed(b, Tile<DIM>::behind(chunk, n / 8) + k * Tile<DIM>::STRIDE);
+            load_matrices_transposed(b, Tile<DIM>::below(Tile<DIM>::behind(chunk, n / 8), k));
             mma(sums[n / 8], a, b[0], b[1]);
             mma(sums[n / 8 + 1], a, b[2], b[3]);
         }
@@ -205,7 +230,7 @@ struct QueryRows {
     // Begins to copy the block's rows of queries or of what is laid out like them.
     template <int DIM> DEVICE void load(bf16* tile, const bf16* from) const {
         const int r = Copier<ROWS>::row();
-        load_row<DIM, ROWS>(tile, from + place(min(r, count - 1)) * DIM, r < count);
+        load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile), from + place(min(r, count - 1)) * DIM, r < count);
     }
 };
 
@@ -215,16 +240,71 @@ struct KeyRow {
     bool there;
 };
 template <int ROWS> DEVICE KeyRow key_row(const Segment* segments, const QueryRows& rows, i32 first, i32 keys) {
-    const i32 position = first + Copier<ROWS>::row();
-    const u32 token = token_at(segments, rows.index, min(position, keys - 1));
+    const i32 position = first + Copier<ROWS>::row(), at = min(position, keys - 1);
+    const Segment& own = rows.segment;
+    const u32 token = at >= own.base ? own.start + at - own.base : token_at(segments, own.parent, at);
     return {(u64)token * rows.heads.key + rows.key_head, position < keys};
 }
 
-// Grid: (tiles of query rows, key heads).
+// The largest value of the four lanes that share a row of a fragment.
+DEVICE float quad_max(float value) {
+    value = fmaxf(value, shuffle_xor(value, 1));
+    return fmaxf(value, shuffle_xor(value, 2));
+}
+
+// Powers of two of scores times `to_log2` above a row's `shift`, packed, and their sums over a lane's part of a row.
+template <int N>
+DEVICE void powers(u32 (&packed)[N][2], const float (&scores)[N][4], const float (&shift)[2], float to_log2, float (&sums)[2]) {
+    const float shift_log2[2] = {shift[0] * to_log2, shift[1] * to_log2};
+    sums[0] = sums[1] = 0.0f;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const float low = exp2_fast(scores[n][2 * half] * to_log2 - shift_log2[half]);
+            const float high = exp2_fast(scores[n][2 * half + 1] * to_log2 - shift_log2[half]);
+            sums[half] += low + high;
+            packed[n][half] = pack_bf16(low, high);
+        }
+}
+
+// Up to this a lane's sum of powers needs no larger shift: far from where f32 ends, however many tiles are added.
+static constexpr float LARGEST_TOTAL = 65536.0f;
+
+// Turns the rows of queries in `tile` by the angles of their tokens (Rotation in halves) and writes them over those before. A
+// warp turns the rows that it has copied, which are its rows of the product.
+template <int DIM>
+DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine, const float* sine, bf16* q) {
+    constexpr int UNITS = DIM / 16;
+    const int own = threadIdx.x / WARP * WARP_ROWS;
+    sync_warp();
+    for (int i = lane_index(); i < WARP_ROWS * UNITS; i += WARP) {
+        const int r = own + i / UNITS, unit = i % UNITS;
+        if (r >= rows.count) break;
+        bf16 *low = tile + Tile<DIM>::at(r, unit), *high = tile + Tile<DIM>::at(r, unit + UNITS);
+        bf16* to = q + rows.place(r) * DIM + unit * 8;
+        const u64 angle = rows.token(r) * (DIM / 2) + unit * 8;
+        float a[8], b[8], c[8], s[8];
+        load_unit(low, a);
+        load_unit(high, b);
+        load_unit(cosine + angle, c);
+        load_unit(sine + angle, s);
+#pragma unroll
+        for (int j = 0; j < 8; j++) turn_pair(a[j], b[j], c[j], s[j]);
+        store_unit(a, low);
+        store_unit(b, high);
+        store_unit(a, to);
+        store_unit(b, to + DIM / 2);
+    }
+    sync_warp();
+}
+
+// Grid: (tiles of query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
 template <int DIM, bool SPECIAL = false>
-KERNEL(128)
+KERNEL(128, DIM <= 64 ? 4 : DIM <= 128 ? 3 : 1)
 attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
-                  u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window) {
+                  u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
+                  const float* cosine, const float* sine) {
     constexpr int KEYS = 64, STRIDE = Tile<DIM>::STRIDE;
     DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
@@ -234,35 +314,43 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
     const QueryRows rows(segments, tiles, {heads, kv_heads});
     const i32 keys = rows.keys();
     const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    const auto load_keys = [&](bf16* tile, const bf16* from, KeyRow key) {
-        load_row<DIM, KEYS>(tile, from + key.place * DIM, key.there);
+    const SharedAddress copies = copies_of<DIM, KEYS>(tile_k);
+    const SharedAddress right_k = right_of<DIM>(tile_k), right_v = kept(right_rows_of<DIM>(tile_v));
+    const auto load_keys = [&](int tile, const bf16* from, KeyRow key) {
+        load_row<DIM, KEYS>(Tile<DIM>::below(copies, tile * KEYS), from + key.place * DIM, key.there);
         copy_async_commit();
     };
-    rows.load<DIM>(tile_q, q);
+    rows.load<DIM>(tile_q, q_to_turn ? q_to_turn : q);
+    if (q_to_turn) {
+        copy_async_commit();
+        copy_async_wait<0>();
+        turn_queries<DIM>(tile_q, rows, cosine, sine, q_to_turn);
+    }
     const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
     const i32 begin = scores.first_key(rows.position(0));
     KeyRow key = key_row<KEYS>(segments, rows, begin, keys);
-    load_keys(tile_k, k, key);
+    load_keys(0, k, key);
+    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE);
 
     const i32 sees_low = rows.position(low), sees_high = rows.position(high);
-    float sums[DIM / 8][4], largest[2], total[2] = {0.0f, 0.0f};
-    // Of a row that sees no key of a tile the largest score stays finite, so that powers of two are numbers.
-    largest[0] = largest[1] = SPECIAL ? -1e30f : bits_float(0xff800000u);
+    float sums[DIM / 8][4], total[2] = {0.0f, 0.0f};
+    // What powers are taken above: the largest score at some time. It stays finite for a row that sees no key of a tile.
+    float shift[2] = {-1e30f, -1e30f};
     clear(sums);
     const i32 all_see = rows.position(0) + 1;
-    // What the largest and all scores are kept in: log2 of powers, or products where they only have to be scaled.
+    // What scores are kept in: log2 of powers, or products where they only have to be scaled.
     const float to_log2 = SPECIAL ? 1.0f : scale * LOG2_E;
     for (i32 first = begin; first < keys; first += KEYS) {
-        load_keys(tile_v, v, key);
+        load_keys(1, v, key);
         copy_async_wait<1>();
         sync_block();
         float p[KEYS / 8][4];
-        product_transposed<DIM, KEYS>(p, tile_q + own * STRIDE, tile_k);
+        product_transposed<DIM, KEYS>(p, left_q, right_k);
         sync_block();
         // The next keys come while values are at work.
         if (first + KEYS < keys) {
             key = key_row<KEYS>(segments, rows, first + KEYS, keys);
-            load_keys(tile_k, k, key);
+            load_keys(0, k, key);
         } else {
             copy_async_commit();
         }
@@ -281,29 +369,35 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
                 const bool seen = position < keys && scores.see(half ? sees_high : sees_low, position);
                 if (!seen) score = bits_float(0xff800000u);
             });
-        float most[2] = {largest[0], largest[1]}, most_log2[2];
-        for_each(p, [&](float score, int, int half) { most[half] = fmaxf(most[half], score); });
+        u32 packed[KEYS / 8][2];
+        float of_tile[2];
+        powers(packed, p, shift, to_log2, of_tile);
+        // Powers that are too large, as those of a row's first tile are, are taken again above the largest score so far. A
+        // row alone decides over its own.
+        bool above[2] = {!(of_tile[0] < LARGEST_TOTAL), !(of_tile[1] < LARGEST_TOTAL)};
+        if (warp_any(above[0] || above[1])) {
+            float most[2] = {shift[0], shift[1]};
+            for_each(p, [&](float score, int, int half) { most[half] = fmaxf(most[half], score); });
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-            most[half] = fmaxf(most[half], shuffle_xor(most[half], 1));
-            most[half] = fmaxf(most[half], shuffle_xor(most[half], 2));
-            most_log2[half] = most[half] * to_log2;
-            const float shrink = exp2_fast(largest[half] * to_log2 - most_log2[half]);
-            largest[half] = most[half];
-            total[half] *= shrink;
+            for (int half = 0; half < 2; half++) {
+                const float largest = quad_max(most[half]);
+                const bool row_above = quad_max(above[half] ? 1.0f : 0.0f) > 0.0f;
+                const float shrink = row_above ? exp2_fast((shift[half] - largest) * to_log2) : 1.0f;
+                if (row_above) shift[half] = largest;
+                total[half] *= shrink;
 #pragma unroll
-            for (int n = 0; n < DIM / 8; n++) {
-                sums[n][2 * half] *= shrink;
-                sums[n][2 * half + 1] *= shrink;
+                for (int n = 0; n < DIM / 8; n++) {
+                    sums[n][2 * half] *= shrink;
+                    sums[n][2 * half + 1] *= shrink;
+                }
             }
+            powers(packed, p, shift, to_log2, of_tile);
         }
-        for_each(p, [&](float& score, int, int half) {
-            score = exp2_fast(score * to_log2 - most_log2[half]);
-            total[half] += score;
-        });
+        total[0] += of_tile[0];
+        total[1] += of_tile[1];
         copy_async_wait<1>();
         sync_block();
-        product<DIM, KEYS, DIM>(sums, p, tile_v);
+        product<DIM, KEYS, DIM>(sums, packed, right_v);
         sync_block();
     }
 #pragma unroll
@@ -311,7 +405,7 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         total[half] += shuffle_xor(total[half], 1);
         total[half] += shuffle_xor(total[half], 2);
         const int row = half ? high : low;
-        if (t == 0 && row < rows.count) lse[rows.place(row)] = (largest[half] * to_log2 + log2f(total[half])) * LN_2;
+        if (t == 0 && row < rows.count) lse[rows.place(row)] = (shift[half] * to_log2 + log2f(total[half])) * LN_2;
     }
     store_tile<DIM, DIM>(sums, 1.0f / total[0], 1.0f / total[1], tile_q + own * STRIDE, [&](int r) {
         return own + r < rows.count ? out + rows.place(own + r) * DIM : nullptr;
@@ -355,7 +449,7 @@ DEVICE void turn_back(float (&sums)[DIM / 8][4], const float* cosine, const floa
 
 // Rows of the inner tiles of backward, and how many pairs of them are in shared memory: what fits 99 KiB.
 template <int DIM> struct Inner {
-    static constexpr int ROWS = DIM > 128 ? 16 : 32, STAGES = DIM > 128 ? 1 : 2;
+    static constexpr int ROWS = DIM > 128 ? 16 : DIM > 64 ? 32 : 64, STAGES = DIM > 128 ? 1 : 2;
 };
 
 // Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
@@ -380,56 +474,61 @@ template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 
     }
 }
 
-// Grid: (tiles of query rows, key heads). No small device has shared memory for more than two blocks, so that registers
-// need not be spilled for a third.
-template <int DIM, bool SPECIAL = false>
-KERNEL(128, 2)
-attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
-                           float* delta, const Segment* segments, const int2* tiles, u32 heads, u32 kv_heads, float scale,
-                           bf16* d_q, float softcap, u32 window, const bf16* out, const float* cosine, const float* sine) {
+// What a block of backward reads and writes. `delta` are the sums of d_out out over a head.
+struct Backward {
+    const bf16 *d_out, *q, *k, *v;
+    const float *lse, *delta;
+    const Segment* segments;
+    Heads heads;
+    float scale, softcap;
+    i32 window;
+    const float *cosine, *sine;
+    template <bool SPECIAL> DEVICE Scores<SPECIAL> scores() const { return {scale, softcap, window}; }
+};
+
+// The gradients of a tile of query rows.
+template <int DIM, bool SPECIAL>
+DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_q, u8* memory) {
     constexpr int KEYS = Inner<DIM>::ROWS, STRIDE = Tile<DIM>::STRIDE;
-    DYNAMIC_SHARED(memory);
     bf16* tile_q = (bf16*)memory;
     bf16* tile_d = tile_q + ROWS * STRIDE;
     bf16* inner = tile_d + ROWS * STRIDE;
 
-    const QueryRows rows(segments, tiles, {heads, kv_heads});
     const i32 keys = rows.keys();
-    const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    rows.load<DIM>(tile_q, q);
-    rows.load<DIM>(tile_d, d_out);
+    const int lane = lane_index(), own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
+    rows.load<DIM>(tile_q, of.q);
+    rows.load<DIM>(tile_d, of.d_out);
 
-    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
+    const Scores<SPECIAL> scores = of.scores<SPECIAL>();
     const i32 sees[2] = {rows.position(low), rows.position(high)};
     // Rows that are not there have the probability 2^-inf.
     float lse_log2[2] = {bits_float(0x7f800000u), bits_float(0x7f800000u)}, deltas[2] = {0.0f, 0.0f};
 #pragma unroll
     for (int half = 0; half < 2; half++) {
         const int row = half ? high : low;
-        const u64 place = rows.place(min(row, rows.count - 1));
-        deltas[half] = row_delta<DIM>(d_out + place * DIM, out + place * DIM);
         if (row >= rows.count) continue;
-        lse_log2[half] = lse[place] * LOG2_E;
-        // For the gradients of keys.
-        if (t == 0) delta[place] = deltas[half];
+        lse_log2[half] = of.lse[rows.place(row)] * LOG2_E;
+        deltas[half] = of.delta[rows.place(row)];
     }
     float sums[DIM / 8][4];
     clear(sums);
+    const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM>(inner);
     const auto load = [&](int stage, i32 first) {
-        const KeyRow key = key_row<KEYS>(segments, rows, first, keys);
-        bf16* tile = inner + stage * 2 * KEYS * STRIDE;
-        load_row<DIM, KEYS>(tile, k + key.place * DIM, key.there);
-        load_row<DIM, KEYS>(tile + KEYS * STRIDE, v + key.place * DIM, key.there);
+        const KeyRow key = key_row<KEYS>(of.segments, rows, first, keys);
+        const SharedAddress tile = Tile<DIM>::below(copies, stage * 2 * KEYS);
+        load_row<DIM, KEYS>(tile, of.k + key.place * DIM, key.there);
+        load_row<DIM, KEYS>(Tile<DIM>::below(tile, KEYS), of.v + key.place * DIM, key.there);
     };
     const i32 all_see = rows.position(0) + 1;
-    const float to_log2 = scale * LOG2_E;
+    const float to_log2 = of.scale * LOG2_E;
     const i32 begin = scores.first_key(rows.position(0));
+    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE), left_d = left_of<DIM>(tile_d + own * STRIDE);
     pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
-        const bf16* tile_k = inner + stage * 2 * KEYS * STRIDE;
-        const bf16* tile_v = tile_k + KEYS * STRIDE;
+        const int below = stage * 2 * KEYS;
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
-        product_transposed<DIM, KEYS>(p, tile_q + own * STRIDE, tile_k);
-        product_transposed<DIM, KEYS>(d_p, tile_d + own * STRIDE, tile_v);
+        product_transposed<DIM, KEYS>(p, left_q, Tile<DIM>::below(right, below));
+        product_transposed<DIM, KEYS>(d_p, left_d, Tile<DIM>::below(right, below + KEYS));
         // Of what is not seen the probability is 2^-inf.
         const auto see = [&](float& score, int column, int half) {
             const i32 key = first + column;
@@ -449,24 +548,22 @@ attention_backward_queries(const bf16* d_out, const bf16* q, const bf16* k, cons
                 score = exp2_fast(score * to_log2 - lse_log2[half]) * (d_score - deltas[half]);
             });
         }
-        product<DIM, KEYS, DIM>(sums, p, tile_k);
+        u32 packed[KEYS / 8][2];
+        pack(packed, p);
+        product<DIM, KEYS, DIM>(sums, packed, Tile<DIM>::below(right_rows, below));
     });
-    if (cosine) turn_back<DIM>(sums, cosine, sine, rows.token(low), rows.token(high));
-    store_tile<DIM, DIM>(sums, scale, scale, tile_q + own * STRIDE, [&](int r) {
+    if (of.cosine) turn_back<DIM>(sums, of.cosine, of.sine, rows.token(low), rows.token(high));
+    store_tile<DIM, DIM>(sums, of.scale, of.scale, tile_q + own * STRIDE, [&](int r) {
         return own + r < rows.count ? d_q + rows.place(own + r) * DIM : nullptr;
     });
 }
 
-// Grid: (tiles of keys, key heads, parts of the columns). `tiles` are the segment and its first key of a block; `order` are
-// the tokens in depth-first order, `positions` theirs. COLS columns of both gradients are computed a block, since more do not fit registers.
-template <int DIM, int COLS, bool SPECIAL = false>
-KERNEL(128)
-attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
-                        const float* delta, const Segment* segments, const u32* order, const int2* tiles, u32 heads,
-                        u32 kv_heads, float scale, bf16* d_k, bf16* d_v, const i32* positions, float softcap,
-                        u32 window, const float* cosine, const float* sine) {
+// The gradients of a tile of keys and of their values, COLS columns from `column` on, since more do not fit registers. `order`
+// are the tokens in depth-first order, `positions` theirs.
+template <int DIM, int COLS, bool SPECIAL>
+DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* order, const i32* positions, bf16* d_k,
+                          bf16* d_v, u8* memory) {
     constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES, STRIDE = Tile<DIM>::STRIDE;
-    DYNAMIC_SHARED(memory);
     bf16* tile_k = (bf16*)memory;
     bf16* tile_v = tile_k + ROWS * STRIDE;
     bf16* inner = tile_v + ROWS * STRIDE;
@@ -474,17 +571,17 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     float* inner_delta = inner_lse + STAGES * QUERIES;
     i32* inner_position = (i32*)(inner_delta + STAGES * QUERIES);
 
-    const Segment segment = segments[tiles[blockIdx.x].x];
-    const i32 first_key = tiles[blockIdx.x].y, count = min(ROWS, segment.len - first_key);
-    const u32 group = heads / kv_heads, key_head = blockIdx.y, column = blockIdx.z * COLS;
+    const Segment segment = of.segments[tile.x];
+    const i32 first_key = tile.y, count = min(ROWS, segment.len - first_key);
+    const u32 heads = of.heads.query, kv_heads = of.heads.key, group = of.heads.group(), key_head = blockIdx.y;
     // Queries see these keys from the first key's place in the order to the end of the subtree.
     const u32* queries = order + segment.order + first_key;
     i32 query_rows = (segment.subtree - first_key) * (i32)group;
-    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
+    const Scores<SPECIAL> scores = of.scores<SPECIAL>();
     if (SPECIAL) {
         positions += segment.order + first_key;
         // Where nothing continues the segment, queries come in the order of their positions.
-        if (segment.subtree == segment.len) query_rows = (i32)min((u64)query_rows, ((u64)count - 1 + window) * group);
+        if (segment.subtree == segment.len) query_rows = (i32)min((u64)query_rows, ((u64)count - 1 + of.window) * group);
     }
     const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
     const auto query_place = [&](i32 row) {
@@ -492,40 +589,42 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
     };
     const int mine = Copier<ROWS>::row();
     const u64 key_of_mine = key_place(min(mine, count - 1)) * DIM;
-    load_row<DIM, ROWS>(tile_k, k + key_of_mine, mine < count);
-    load_row<DIM, ROWS>(tile_v, v + key_of_mine, mine < count);
+    load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_k), of.k + key_of_mine, mine < count);
+    load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_v), of.v + key_of_mine, mine < count);
 
-    const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
+    const int lane = lane_index(), own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
     clear(sums_k);
     clear(sums_v);
+    const SharedAddress copies = copies_of<DIM, QUERIES>(inner), right = right_of<DIM>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM>(inner + column);
     const auto load = [&](int stage, i32 first) {
         typedef Copier<QUERIES> Mine;
         const int r = Mine::row();
         const i32 row = min(first + r, query_rows - 1);
         const bool there = first + r < query_rows;
         const u64 place = query_place(row);
-        bf16* tile = inner + stage * 2 * QUERIES * STRIDE;
-        load_row<DIM, QUERIES>(tile, q + place * DIM, there);
-        load_row<DIM, QUERIES>(tile + QUERIES * STRIDE, d_out + place * DIM, there);
+        const SharedAddress tile = Tile<DIM>::below(copies, stage * 2 * QUERIES);
+        load_row<DIM, QUERIES>(tile, of.q + place * DIM, there);
+        load_row<DIM, QUERIES>(Tile<DIM>::below(tile, QUERIES), of.d_out + place * DIM, there);
         if (Mine::first_chunk() == 0) {
             // Rows that are not there have the probability 2^-inf.
-            inner_lse[stage * QUERIES + r] = there ? lse[place] * LOG2_E : bits_float(0x7f800000u);
-            inner_delta[stage * QUERIES + r] = delta[place];
+            inner_lse[stage * QUERIES + r] = there ? of.lse[place] * LOG2_E : bits_float(0x7f800000u);
+            inner_delta[stage * QUERIES + r] = of.delta[place];
             if (SPECIAL) inner_position[stage * QUERIES + r] = positions[row / (i32)group];
         }
     };
     // From this row on queries see all keys of the block. What rows of keys hold that are not there is not stored.
     const i32 see_all = (ROWS - 1) * (i32)group;
     const i32 sees_from[2] = {low * (i32)group, high * (i32)group};
-    const float to_log2 = scale * LOG2_E;
+    const float to_log2 = of.scale * LOG2_E;
+    const SharedAddress left_k = left_of<DIM>(tile_k + own * STRIDE), left_v = left_of<DIM>(tile_v + own * STRIDE);
     pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
-        const bf16* tile_q = inner + stage * 2 * QUERIES * STRIDE;
-        const bf16* tile_d = tile_q + QUERIES * STRIDE;
+        const int below = stage * 2 * QUERIES;
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
         // Scores transposed: rows are keys, columns queries.
-        product_transposed<DIM, QUERIES>(p, tile_k + own * STRIDE, tile_q);
-        product_transposed<DIM, QUERIES>(d_s, tile_v + own * STRIDE, tile_d);
+        product_transposed<DIM, QUERIES>(p, left_k, Tile<DIM>::below(right, below));
+        product_transposed<DIM, QUERIES>(d_s, left_v, Tile<DIM>::below(right, below + QUERIES));
         if (SPECIAL) {
             for_each(p, d_s, [&](float& score, float& d_score, int query, int half) {
                 const int place = stage * QUERIES + query;
@@ -546,18 +645,50 @@ attention_backward_keys(const bf16* d_out, const bf16* q, const bf16* k, const b
                 d_score = score * (d_score - inner_delta[place]);
             });
         }
-        product<DIM, QUERIES, COLS>(sums_v, p, tile_d + column);
-        product<DIM, QUERIES, COLS>(sums_k, d_s, tile_q + column);
+        u32 packed[QUERIES / 8][2];
+        pack(packed, p);
+        product<DIM, QUERIES, COLS>(sums_v, packed, Tile<DIM>::below(right_rows, below + QUERIES));
+        pack(packed, d_s);
+        product<DIM, QUERIES, COLS>(sums_k, packed, Tile<DIM>::below(right_rows, below));
     });
     const auto to_keys = [&](bf16* to) {
         return [&, to](int r) { return own + r < count ? to + key_place(own + r) * DIM + column : nullptr; };
     };
     if constexpr (COLS == DIM) {
         const auto token = [&](int r) { return (u64)segment.start + first_key + min(r, count - 1); };
-        if (cosine) turn_back<DIM>(sums_k, cosine, sine, token(low), token(high));
+        if (of.cosine) turn_back<DIM>(sums_k, of.cosine, of.sine, token(low), token(high));
     }
-    store_tile<DIM, COLS>(sums_k, scale, scale, tile_k + own * STRIDE, to_keys(d_k));
+    store_tile<DIM, COLS>(sums_k, of.scale, of.scale, tile_k + own * STRIDE, to_keys(d_k));
     store_tile<DIM, COLS>(sums_v, 1.0f, 1.0f, tile_v + own * STRIDE, to_keys(d_v));
+}
+
+// Grid: (tiles of keys, DIM / COLS times each, and then tiles of query rows; key heads). Both kinds of blocks read the same
+// operands of a head, which are in the cache of the device while its blocks run side by side.
+template <int DIM, int COLS, bool SPECIAL = false>
+KERNEL(128, DIM <= 64 && !SPECIAL ? 3 : 2)
+attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse, const float* delta,
+                   const Segment* segments, const u32* order, const i32* positions, const int2* query_tiles,
+                   const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads, float scale, float softcap, u32 window,
+                   const float* cosine, const float* sine, bf16* d_q, bf16* d_k, bf16* d_v) {
+    constexpr u32 PARTS = DIM / COLS;
+    DYNAMIC_SHARED(memory);
+    const Backward of = {d_out, q, k, v, lse, delta, segments, {heads, kv_heads}, scale, softcap, (i32)window, cosine, sine};
+    const u32 of_keys = key_tile_count * PARTS;
+    if (blockIdx.x < of_keys) {
+        const int2 tile = key_tiles[blockIdx.x / PARTS];
+        backward_keys<DIM, COLS, SPECIAL>(of, tile, blockIdx.x % PARTS * COLS, order, positions, d_k, d_v, memory);
+    } else {
+        const int2 tile = query_tiles[blockIdx.x - of_keys];
+        const QueryRows rows(segments[tile.x], tile.x, tile.y, of.heads, ROWS);
+        backward_queries<DIM, SPECIAL>(of, rows, d_q, memory);
+    }
+}
+
+// The sums of d_out out over heads: four lanes a head.
+template <int DIM> KERNEL(256) attention_delta(const bf16* d_out, const bf16* out, u32 rows, float* delta) {
+    const u64 row = ((u64)blockIdx.x * blockDim.x + threadIdx.x) / 4, at = min(row, (u64)rows - 1) * DIM;
+    const float sum = row_delta<DIM>(d_out + at, out + at);
+    if (row < rows && lane_index() % 4 == 0) delta[row] = sum;
 }
 
 // The same without tensor cores, for values of any type and heads of any size up to 32 COLUMNS: products in f32. Blocks are

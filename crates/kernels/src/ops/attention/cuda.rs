@@ -280,21 +280,44 @@ impl Sizes {
 
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
     fn inner(&self) -> (usize, usize) {
-        if self.heads.dim > 128 { (16, 1) } else { (32, 2) }
+        match self.heads.dim {
+            ..=64 => (64, 2),
+            65..=128 => (32, 2),
+            _ => (16, 1),
+        }
     }
 
-    /// Two tiles of a block's own rows, and the inner pairs.
+    /// Two tiles of a block's own rows, the inner pairs, and three statistics of each inner row.
     fn backward_shared_bytes(&self) -> usize {
         let (rows, stages) = self.inner();
-        (2 * ROWS + 2 * stages * rows) * self.row_bytes()
+        (2 * ROWS + 2 * stages * rows) * self.row_bytes() + 3 * stages * rows * size_of::<f32>()
+    }
+
+    /// Cosines and sines of all tokens, or nothing.
+    fn angles(&self, of: Option<(Region, Region)>) -> [Arg; 2] {
+        let words = self.tokens * (self.heads.dim / 2) as u64;
+        of.map_or([Arg::Null; 2], |(cos, sin)| [cos, sin].map(|part| Arg::In(part.words(words))))
     }
 }
 
-/// [`super::forward`] on a device, on tensor cores.
-pub fn forward(operands: Operands, tree: DeviceTree<'_>, heads: Heads, scores: Scores) -> Launch {
+/// [`super::forward`] on a device, on tensor cores. With the cosines and sines of `turn` queries are turned first, over those
+/// before, where it [`turns`] them.
+pub fn forward(
+    operands: Operands,
+    tree: DeviceTree<'_>,
+    heads: Heads,
+    scores: Scores,
+    turn: Option<(Region, Region)>,
+) -> Launch {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
     let entry = sizes.entry("attention_forward", &heads.dim.to_string());
-    let args = forward_args(&sizes, operands, tree);
+    let mut args = forward_args(&sizes, operands, tree);
+    let mut to_turn = Arg::Null;
+    if turn.is_some() {
+        (args[0], to_turn) = (Arg::Null, Arg::Update(sizes.wide(operands.q)));
+    }
+    args.push(to_turn);
+    args.extend(sizes.angles(turn));
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
 }
 
@@ -335,25 +358,26 @@ pub struct Gradients {
     pub k: Region,
     /// Of the values.
     pub v: Region,
-    /// Cosines and sines by which queries and keys were turned, where [`turns_back`].
+    /// Cosines and sines by which queries and keys were turned, where backward [`turns`] them.
     pub turned: Option<(Region, Region)>,
 }
 
-/// Whether [`backward`] itself turns the gradients of queries and keys back: both values of a pair are in one thread.
-pub fn turns_back(heads: Heads, rotation: Rotation) -> bool {
+/// Whether [`forward`] itself turns queries, and [`backward`] the gradients of queries and keys back: there both values of a
+/// pair are in one thread.
+pub fn turns(heads: Heads, rotation: Rotation) -> bool {
     let whole = rotation.pairs == Pairs::Halves && 2 * rotation.frequencies == heads.dim;
     whole && heads.dim == keys_columns(heads)
 }
+
+/// Threads of `attention_delta` that a head has.
+const LANES_OF_A_DELTA: u64 = 4;
 
 /// Columns of the gradients of keys and values that a block computes: both are in registers.
 fn keys_columns(heads: Heads) -> usize {
     heads.dim.min(128)
 }
 
-/// Where the arguments of both kernels of backward have `delta`.
-const DELTA: usize = 5;
-
-/// Arguments of backward's kernels.
+/// Arguments of the plain kernels of backward.
 struct BackwardArgs {
     delta: Vec<Arg>,
     queries: Vec<Arg>,
@@ -414,34 +438,42 @@ pub fn backward(
     delta: Region,
 ) -> [Launch; 2] {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
-    let mut args = BackwardArgs::new(&sizes, d_out, operands, tree, gradients, delta);
-    args.queries[DELTA] = Arg::Out(sizes.per_head(delta));
-    args.queries.push(Arg::In(sizes.wide(operands.out)));
-    let angles = sizes.tokens * (heads.dim / 2) as u64;
-    let turned = gradients.turned.map(|(cos, sin)| [cos, sin].map(|part| Arg::In(part.words(angles))));
-    for args in [&mut args.queries, &mut args.keys] {
-        args.extend(turned.unwrap_or([Arg::Null; 2]));
-    }
-    let cols = keys_columns(heads);
-    let (inner, stages) = sizes.inner();
-    let statistics = 3 * stages * inner * size_of::<f32>();
-    let shared_bytes = sizes.backward_shared_bytes();
-    let keys = sizes.launch(
-        sizes.entry("attention_backward_keys", &format!("{}, {cols}", heads.dim)),
-        tree.tree.key_tiles.len(),
-        shared_bytes + statistics,
-        args.keys,
+    let (d_out, delta, rows) = (sizes.wide(d_out), sizes.per_head(delta), sizes.all_heads());
+    let args = vec![Arg::In(d_out), Arg::In(sizes.wide(operands.out)), Arg::U32(rows), Arg::Out(delta)];
+    let of_heads = Launch::over_items(
+        format!("attention_delta<{}>", heads.dim),
+        u64::from(rows) * LANES_OF_A_DELTA,
+        args,
     );
-    let key_grid = [keys.grid[0], keys.grid[1], (heads.dim / cols) as u32];
-    [
-        sizes.launch(
-            sizes.entry("attention_backward_queries", &heads.dim.to_string()),
-            tree.tree.query_tiles.len(),
-            shared_bytes,
-            args.queries,
-        ),
-        Launch { grid: key_grid, ..keys },
-    ]
+    let cols = keys_columns(heads);
+    let (query_tiles, key_tiles) = (tree.tree.query_tiles.len(), tree.tree.key_tiles.len());
+    let key_tile_count = u32::try_from(key_tiles).expect("fewer than 2^32 tiles");
+    let mut args = vec![
+        Arg::In(d_out),
+        Arg::In(sizes.wide(operands.q)),
+        Arg::In(sizes.narrow(operands.k)),
+        Arg::In(sizes.narrow(operands.v)),
+        Arg::In(sizes.per_head(operands.lse)),
+        Arg::In(delta),
+        tree.segments(),
+        tree.order(),
+        tree.positions(),
+        tree.query_tiles(),
+        tree.key_tiles(),
+        Arg::U32(key_tile_count),
+    ];
+    args.extend(sizes.head_counts());
+    args.push(sizes.scale());
+    args.extend(sizes.cap_and_window());
+    args.extend(sizes.angles(gradients.turned));
+    args.extend([
+        Arg::Out(sizes.wide(gradients.q)),
+        Arg::Out(sizes.narrow(gradients.k)),
+        Arg::Out(sizes.narrow(gradients.v)),
+    ]);
+    let entry = sizes.entry("attention_backward", &format!("{}, {cols}", heads.dim));
+    let tiles = key_tiles * (heads.dim / cols) + query_tiles;
+    [of_heads, sizes.launch(entry, tiles, sizes.backward_shared_bytes(), args)]
 }
 
 /// As [`backward`] for both types and any head size up to [`MAX_HEAD_DIM`].
@@ -605,10 +637,10 @@ mod tests {
             let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
             let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 5] }, Scores::of(heads));
             // Asserts what a block asks for.
-            let forward = forward(operands, on_device, heads, scores);
+            let forward = forward(operands, on_device, heads, scores, None);
             let gradients = Gradients { q: r, k: r, v: r, turned: None };
             let backward = backward(r, operands, on_device, heads, scores, gradients, r);
-            assert!(forward.shared_bytes > 0 && backward.iter().all(|l| l.shared_bytes > 0));
+            assert!(forward.shared_bytes > 0 && backward[1].shared_bytes > 0);
         }
         assert_eq!(largest_plain().plain_shared_bytes(2), MAX_SHARED_BYTES as usize);
     }

@@ -10,6 +10,7 @@
 
 use std::fmt;
 
+use crate::gpu::Region;
 use crate::ops::rope::{self, Angles};
 use crate::tensor::{Device, Placement, Tensor};
 
@@ -230,6 +231,48 @@ pub fn forward(
     out: &mut Tensor,
     lse: &mut Tensor,
 ) {
+    attend([q, k, v], segments, heads, scores, out, lse, None);
+}
+
+/// As [`rope::forward_in_place`] of queries and keys, and then [`forward`].
+pub fn turn_and_forward(
+    [q, k]: [&mut Tensor; 2],
+    v: &Tensor,
+    angles: &Angles,
+    segments: &Segments,
+    heads: Heads,
+    scores: Scores,
+    out: &mut Tensor,
+    lse: &mut Tensor,
+) {
+    let (tokens, rotation) = (segments.tokens(), angles.rotation());
+    let here = match q.device() {
+        Device::Cpu => false,
+        Device::Cuda(_) => {
+            let float = q.float_with(&[k, v, out]);
+            cuda::on_tensor_cores(float, heads, scores) && cuda::turns(heads, rotation)
+        }
+    };
+    let turn = if here {
+        rope::forward_in_place_alone(k, angles, tokens, heads.key_value);
+        Some(angles.regions())
+    } else {
+        rope::forward_in_place([&mut *q, &mut *k], angles, tokens, [heads.query, heads.key_value]);
+        None
+    };
+    attend([q, k, v], segments, heads, scores, out, lse, turn);
+}
+
+/// [`forward`], on a GPU of queries that are turned first by `turn`, over those before.
+fn attend(
+    [q, k, v]: [&Tensor; 3],
+    segments: &Segments,
+    heads: Heads,
+    scores: Scores,
+    out: &mut Tensor,
+    lse: &mut Tensor,
+    turn: Option<(Region, Region)>,
+) {
     let scores = scores.over(|| segments.longest_path());
     match q.device() {
         Device::Cpu => {
@@ -241,7 +284,7 @@ pub fn forward(
             let (q, k, v, out, lse) = (q.region(), k.region(), v.region(), out.region(), lse.region());
             let operands = cuda::Operands { q, k, v, out, lse };
             gpu.run(&match cuda::on_tensor_cores(float, heads, scores) {
-                true => cuda::forward(operands, tree.on_device(), heads, scores),
+                true => cuda::forward(operands, tree.on_device(), heads, scores, turn),
                 false => cuda::plain_forward(float, operands, tree.on_device(), heads, scores),
             });
         }
@@ -289,7 +332,7 @@ pub fn backward(
             };
             let Gradients { q, k, v, turned } = gradients;
             let on_tensor_cores = cuda::on_tensor_cores(float, heads, scores);
-            let here = turned.filter(|angles| on_tensor_cores && cuda::turns_back(heads, angles.rotation()));
+            let here = turned.filter(|angles| on_tensor_cores && cuda::turns(heads, angles.rotation()));
             let of_heads = cuda::Gradients {
                 q: q.region(),
                 k: k.region(),

@@ -34,6 +34,20 @@ template <class T> KERNEL(256) add_scaled(const T* x, float factor, u64 len, T* 
     store(b, len - at, y + at);
 }
 
+// y += the sum of `count` parts of `len` values, in their order.
+KERNEL(256) add_parts(const float* parts, u32 count, u64 len, float* y) {
+    const u64 at = unit_start();
+    if (at >= len) return;
+    float sum[8], part[8];
+    load(y + at, len - at, sum);
+    for (u32 of = 0; of < count; of++) {
+        load(parts + of * len + at, len - at, part);
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i] += part[i];
+    }
+    store(sum, len - at, y + at);
+}
+
 // x = cap tanh(x / cap)
 template <class T> KERNEL(256) softcap(T* x, u64 len, float cap) {
     const u64 at = unit_start();

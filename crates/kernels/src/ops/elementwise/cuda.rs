@@ -206,6 +206,17 @@ pub fn scatter_add_rows(
 /// device.
 pub const MAX_PARTIAL_SUMS: u64 = 1024;
 
+/// Adds to `y`, in f32, the sum of `count` parts of `len` values that lie behind each other.
+pub fn add_parts(parts: Region, count: u32, len: u64, y: Region) -> Launch {
+    let args = vec![
+        Arg::In(parts.words(u64::from(count) * len)),
+        Arg::U32(count),
+        Arg::U64(len),
+        Arg::Update(y.words(len)),
+    ];
+    Launch::over_values("add_parts", len, args)
+}
+
 /// [`super::sum_squares`] of f32 values on a device, in two launches; `partial` holds [`MAX_PARTIAL_SUMS`] f64, `total` one.
 pub fn sum_squares(x: Region, len: u64, partial: Region, total: Region) -> [Launch; 2] {
     let one_each = len.div_ceil(u64::from(THREADS * UNIT));

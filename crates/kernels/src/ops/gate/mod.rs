@@ -3,6 +3,7 @@
 //! `act` is one of [`Activation`]. `Silu` as a gate is the "swiglu" of Llama, `GeluTanh` the "geglu" of Gemma. All is f32.
 //! Backward overwrites what forward read, and on demand the gradient of the output by the output: `d_x = d_y act'(x)`; `d_gate = d_y up act'(gate)`, `d_up = d_y act(gate)`.
 
+use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::tensor::{Device, Tensor};
 
 mod cpu;
@@ -66,6 +67,45 @@ pub fn backward_in_place(
             gpu.run(&cuda::backward_in_place(float, activation, d_y, gate, up, len as u64, output_again));
         }
     }
+}
+
+/// What [`backward_and_product`] multiplies the output by.
+#[derive(Debug)]
+pub struct OutputProduct<'a> {
+    /// `[rows, rank]`.
+    pub left: &'a Tensor,
+    /// Columns of `left`.
+    pub rank: usize,
+    /// `[rank, width]`: `left^T y` is added to it.
+    pub sum: &'a mut Tensor,
+    /// An activation that holds nothing, for products of parts of the rows.
+    pub workspace: &'a mut Tensor,
+}
+
+/// [`backward_in_place`] of `rows` rows of `width` values, and the product of the output with something else: the gradient of a
+/// factor that reads it. Overwrites `d_y` by anything. A GPU that computes in bf16 need not write the output for it.
+pub fn backward_and_product(
+    activation: Activation,
+    d_y: &mut Tensor,
+    [gate, up]: [&mut Tensor; 2],
+    (rows, width): (usize, usize),
+    product: OutputProduct<'_>,
+) {
+    let OutputProduct { left, rank, sum, workspace } = product;
+    if let Device::Cuda(gpu) = d_y.device() {
+        let float = gate.float_with(&[up, d_y, left]);
+        let shape = cuda::ProductShape { rows, width, rank };
+        if shape.is_known(float) && shape.workspace_bytes() <= workspace.region().bytes {
+            let operands = [d_y.region(), gate.region(), up.region(), left.region()];
+            let (workspace, sum) = (workspace.region(), sum.region());
+            let launches = cuda::backward_product(activation, operands, shape, workspace, sum);
+            return launches.iter().for_each(|launch| gpu.run(launch));
+        }
+    }
+    backward_in_place(activation, d_y, gate, up, rows * width, true);
+    let (left, right) = (View::rows(left, rank).t(), Right::View(View::rows(d_y, width)));
+    let product = Product::new(rank, width, Term { left, right, k: rows }, sum);
+    matmul::run(&mut [Product { base: Base::Output, ..product }]);
 }
 
 /// `y = act(x)` over the first `len` values: an activation without a gate.

@@ -38,18 +38,15 @@ rope_turn(T* q, T* k, const float* cosine, const float* sine, float sign, u32 ro
     T* low = of.head + j;
     T* high = low + half;
     const u64 angle = of.row * half + j;
-    float a[8], b[8], c[8], s[8], turned_a[8], turned_b[8];
+    float a[8], b[8], c[8], s[8];
     load(low, count, a);
     load(high, count, b);
     load(cosine + angle, count, c);
     load(sine + angle, count, s);
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-        turned_a[i] = a[i] * c[i] - b[i] * (s[i] * sign);
-        turned_b[i] = b[i] * c[i] + a[i] * (s[i] * sign);
-    }
-    store(turned_a, count, low);
-    store(turned_b, count, high);
+    for (int i = 0; i < 8; i++) turn_pair(a[i], b[i], c[i], s[i] * sign);
+    store(a, count, low);
+    store(b, count, high);
 }
 
 // The same for pairs of neighbours.
@@ -67,9 +64,7 @@ rope_turn_neighbours(T* q, T* k, const float* cosine, const float* sine, float s
 #pragma unroll
     for (u32 i = 0; i < 4; i++) {
         if (2 * i >= count) continue;
-        const float a = v[2 * i], b = v[2 * i + 1], c = cosine[angle + i], s = sine[angle + i] * sign;
-        v[2 * i] = a * c - b * s;
-        v[2 * i + 1] = b * c + a * s;
+        turn_pair(v[2 * i], v[2 * i + 1], cosine[angle + i], sine[angle + i] * sign);
     }
     store(v, count, at);
 }

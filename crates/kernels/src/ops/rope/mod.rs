@@ -5,7 +5,7 @@
 //! `position * frequency[j]` and multiplied by a factor, 1 but for YaRN (Peng et al. 2023) and LongRoPE (Ding et al. 2024),
 //! whose `attention_factor` it is. Backward is the same turn the other way, times the same factor.
 
-use crate::gpu::{Region, count};
+use crate::gpu::{Gpu, Region, count};
 use crate::ops::elementwise;
 use crate::tensor::{Device, Tensor};
 
@@ -133,15 +133,7 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
         }
         Device::Cuda(gpu) => {
             elementwise::copy(x, rows * heads * angles.rotation.head_dim, y);
-            let whole = (y.float(), [y.region(), y.part(0, 0)]);
-            gpu.run(&cuda::turn(
-                whole.0,
-                whole.1,
-                angles.regions(),
-                Turn::Forward,
-                (rows, [heads, 0]),
-                angles.rotation,
-            ));
+            turn_alone(gpu, y, angles, rows, heads);
         }
     }
 }
@@ -149,6 +141,22 @@ pub fn forward(x: &Tensor, angles: &Angles, rows: usize, heads: usize, y: &mut T
 /// As [`forward`] in place, of queries and keys: overwrites `x`, `[rows, heads, d]` each.
 pub fn forward_in_place(x: [&mut Tensor; 2], angles: &Angles, rows: usize, heads: [usize; 2]) {
     turn(x, angles, rows, heads, Turn::Forward);
+}
+
+/// As [`forward_in_place`] of queries or keys alone.
+pub(crate) fn forward_in_place_alone(x: &mut Tensor, angles: &Angles, rows: usize, heads: usize) {
+    match x.device() {
+        Device::Cpu => {
+            let (cos, sin) = (angles.cos.cpu(), angles.sin.cpu());
+            cpu::turn(None, cos, sin, Turn::Forward.sign(), rows, heads, angles.rotation, x.cpu_mut());
+        }
+        Device::Cuda(gpu) => turn_alone(gpu, x, angles, rows, heads),
+    }
+}
+
+fn turn_alone(gpu: Gpu, x: &Tensor, angles: &Angles, rows: usize, heads: usize) {
+    let (parts, shape) = ([x.region(), x.part(0, 0)], (rows, [heads, 0]));
+    gpu.run(&cuda::turn(x.float(), parts, angles.regions(), Turn::Forward, shape, angles.rotation));
 }
 
 /// Overwrites the gradients of turned queries and keys with those of the values before, `[rows, heads, d]` each.
