@@ -122,11 +122,22 @@ check_built "$program"
 say "the wheel for Python"
 wheels="target/dist/wheels-$target"
 rm -rf "$wheels"
+mkdir -p "$wheels"
+# Beside pyproject.toml, which names it; git ignores it.
+licenses_of_wheel=crates/python/THIRD-PARTY-LICENSES.txt
+trap 'rm -f "$licenses_of_wheel"' EXIT
+scripts/third_party_licenses.py --crate python --target "$target" --out "$licenses_of_wheel"
+scripts/sbom.py --crate python --target "$target" --cyclonedx "$tools/bin/cargo-cyclonedx" --out "$wheels/lorafit.cdx.json"
 build maturin build --quiet --release --locked --manifest-path crates/python/Cargo.toml --target "$target" \
-  --zig --compatibility "manylinux_${glibc/./_}" --out "$wheels"
+  --zig --compatibility "manylinux_${glibc/./_}" --sbom-include "$PWD/$wheels/lorafit.cdx.json" --out "$wheels"
+rm -f "$licenses_of_wheel"
 wheel="$(basename "$wheels"/lorafit-"$version"-*.whl)"
 python3 -m zipfile -e "$wheels/$wheel" "$wheels/content"
 check_built "$wheels/content/lorafit/_lorafit.abi3.so"
+for file in licenses/LICENSE-MIT licenses/LICENSE-APACHE licenses/THIRD-PARTY-LICENSES.txt sboms/lorafit.cdx.json; do
+  [ -s "$wheels/content/lorafit-$version.dist-info/$file" ] \
+    || fail "the wheel has no $file" "see license-files and sbom in crates/python/pyproject.toml"
+done
 
 say "what goes with it"
 stage="target/dist/$name"
