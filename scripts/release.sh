@@ -105,7 +105,8 @@ build() ( # COMMAND...: linked by Zig, with mapped paths
   export PATH="$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
   export CARGO_ENCODED_RUSTFLAGS="$rust_flags" "CFLAGS_${target//-/_}=$c_flags"
   export CARGO_ZIGBUILD_ZIG_PATH="$tools/venv/bin/python-zig"
-  unset RUSTC_WRAPPER RUSTFLAGS
+  # A linker that is named would be taken instead of Zig.
+  unset RUSTC_WRAPPER RUSTFLAGS "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<< "$target")_LINKER"
   "$@"
 )
 check_built() { # FILE: for any machine with this glibc
