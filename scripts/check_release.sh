@@ -36,6 +36,9 @@ if [ ! -e "$system/ready" ]; then
   for package in "$system"/var/cache/apt/archives/*.deb; do
     dpkg-deb --fsys-tarfile "$package" | tar --extract --keep-directory-symlink --directory "$system"
   done
+  # In a container debootstrap makes a link of it.
+  [ ! -L "$system/proc" ] || rm "$system/proc"
+  mkdir -p "$system/proc" "$system/dev"
   [ -e "$system/bin/sh" ] || ln -s dash "$system/bin/sh"
   echo "root:x:0:0:root:/root:/bin/sh" > "$system/etc/passwd"
   touch "$system/ready"
