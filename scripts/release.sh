@@ -91,6 +91,16 @@ tool() { # PACKAGE VERSION: a program that cargo installs
   "$tools/bin/$1" "${1#cargo-}" --version
 }
 tool cargo-cyclonedx 0.5.9
+# The linker and C compiler of both builds below: cargo-zigbuild and maturin would each write its own, and all crates be compiled twice.
+mkdir -p "$tools/$target"
+for name_of_tool in cc c++; do
+  printf '#!/bin/sh\nexec "%s" zig %s -- -g -fno-sanitize=all -target "%s" "$@"\n' \
+    "$tools/venv/bin/cargo-zigbuild" "$name_of_tool" "${target/-unknown/}.$glibc" > "$tools/$target/$name_of_tool"
+done
+for name_of_tool in ar ranlib; do
+  printf '#!/bin/sh\nexec "%s" -m ziglang %s "$@"\n' "$tools/venv/bin/python" "$name_of_tool" > "$tools/$target/$name_of_tool"
+done
+chmod +x "$tools/$target"/*
 
 say "the program"
 # Paths of this machine stand in no message of the program.
@@ -105,8 +115,9 @@ build() ( # COMMAND...: linked by Zig, with mapped paths
   export PATH="$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
   export CARGO_ENCODED_RUSTFLAGS="$rust_flags" "CFLAGS_${target//-/_}=$c_flags"
   export CARGO_ZIGBUILD_ZIG_PATH="$tools/venv/bin/python-zig"
-  # A linker that is named would be taken instead of Zig.
-  unset RUSTC_WRAPPER RUSTFLAGS "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<< "$target")_LINKER"
+  export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<< "$target")_LINKER=$tools/$target/cc" "CC_${target//-/_}=$tools/$target/cc"
+  export "CXX_${target//-/_}=$tools/$target/c++" "AR_${target//-/_}=$tools/$target/ar" "RANLIB_${target//-/_}=$tools/$target/ranlib"
+  unset RUSTC_WRAPPER RUSTFLAGS
   "$@"
 )
 check_built() { # FILE: for any machine with this glibc
