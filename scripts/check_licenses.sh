@@ -7,8 +7,9 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 tools=target/release-tools
 version=0.20.2
+# Compiled without optimisation, which takes less time, since it reads for seconds all the same.
 [ "$("$tools/bin/cargo-deny" --version 2>/dev/null | awk '{ print $2 }')" = "$version" ] \
-  || cargo install --locked --quiet --root "$tools" "cargo-deny@$version"
+  || cargo install --locked --quiet --debug --root "$tools" "cargo-deny@$version"
 case "${1:-}" in
   "") "$tools/bin/cargo-deny" --locked check licenses bans sources ;;
   --advisories) "$tools/bin/cargo-deny" --locked check ;;

@@ -4,10 +4,10 @@
 # above 5 % exact answers. Writes runs/demo.
 #
 # It runs the program that the tests run (Cargo's dev profile: optimised, with checks), so that `make test && make demo`
-# compile every crate once.
+# compile every crate once. LORAFIT_PROGRAM names another program, such as that of a release, and nothing is built then.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-lorafit="${CARGO_TARGET_DIR:-target}/debug/lorafit"
+lorafit="${LORAFIT_PROGRAM:-${CARGO_TARGET_DIR:-target}/debug/lorafit}"
 model=models/SmolLM2-135M-Instruct.Q4_1.gguf
 run=runs/demo
 
@@ -15,7 +15,7 @@ say() { printf '\n== %s\n' "$*"; }
 call() { printf '$ %s\n' "$*"; "$@"; }
 
 say "1 of 3: build lorafit and fetch the model (the first time about 5 minutes on 2 cores)"
-call cargo build --locked -p lorafit
+[ -n "${LORAFIT_PROGRAM:-}" ] || call cargo build --locked -p lorafit
 call scripts/fetch_model.sh
 [ -x "$lorafit" ]
 started=$SECONDS

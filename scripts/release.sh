@@ -91,6 +91,16 @@ tool() { # PACKAGE VERSION: a program that cargo installs
   "$tools/bin/$1" "${1#cargo-}" --version
 }
 tool cargo-cyclonedx 0.5.9
+# The linker and C compiler of both builds below: cargo-zigbuild and maturin would each write its own, and all crates be compiled twice.
+mkdir -p "$tools/$target"
+for name_of_tool in cc c++; do
+  printf '#!/bin/sh\nexec "%s" zig %s -- -g -fno-sanitize=all -target "%s" "$@"\n' \
+    "$tools/venv/bin/cargo-zigbuild" "$name_of_tool" "${target/-unknown/}.$glibc" > "$tools/$target/$name_of_tool"
+done
+for name_of_tool in ar ranlib; do
+  printf '#!/bin/sh\nexec "%s" -m ziglang %s "$@"\n' "$tools/venv/bin/python" "$name_of_tool" > "$tools/$target/$name_of_tool"
+done
+chmod +x "$tools/$target"/*
 
 say "the program"
 # Paths of this machine stand in no message of the program.
@@ -105,6 +115,8 @@ build() ( # COMMAND...: linked by Zig, with mapped paths
   export PATH="$tools/venv/bin:$PATH" CARGO_INCREMENTAL=0
   export CARGO_ENCODED_RUSTFLAGS="$rust_flags" "CFLAGS_${target//-/_}=$c_flags"
   export CARGO_ZIGBUILD_ZIG_PATH="$tools/venv/bin/python-zig"
+  export "CARGO_TARGET_$(tr 'a-z-' 'A-Z_' <<< "$target")_LINKER=$tools/$target/cc" "CC_${target//-/_}=$tools/$target/cc"
+  export "CXX_${target//-/_}=$tools/$target/c++" "AR_${target//-/_}=$tools/$target/ar" "RANLIB_${target//-/_}=$tools/$target/ranlib"
   unset RUSTC_WRAPPER RUSTFLAGS
   "$@"
 )
@@ -122,11 +134,22 @@ check_built "$program"
 say "the wheel for Python"
 wheels="target/dist/wheels-$target"
 rm -rf "$wheels"
+mkdir -p "$wheels"
+# Beside pyproject.toml, which names it; git ignores it.
+licenses_of_wheel=crates/python/THIRD-PARTY-LICENSES.txt
+trap 'rm -f "$licenses_of_wheel"' EXIT
+scripts/third_party_licenses.py --crate python --target "$target" --out "$licenses_of_wheel"
+scripts/sbom.py --crate python --target "$target" --cyclonedx "$tools/bin/cargo-cyclonedx" --out "$wheels/lorafit.cdx.json"
 build maturin build --quiet --release --locked --manifest-path crates/python/Cargo.toml --target "$target" \
-  --zig --compatibility "manylinux_${glibc/./_}" --out "$wheels"
+  --zig --compatibility "manylinux_${glibc/./_}" --sbom-include "$PWD/$wheels/lorafit.cdx.json" --out "$wheels"
+rm -f "$licenses_of_wheel"
 wheel="$(basename "$wheels"/lorafit-"$version"-*.whl)"
 python3 -m zipfile -e "$wheels/$wheel" "$wheels/content"
 check_built "$wheels/content/lorafit/_lorafit.abi3.so"
+for file in licenses/LICENSE-MIT licenses/LICENSE-APACHE licenses/THIRD-PARTY-LICENSES.txt sboms/lorafit.cdx.json; do
+  [ -s "$wheels/content/lorafit-$version.dist-info/$file" ] \
+    || fail "the wheel has no $file" "see license-files and sbom in crates/python/pyproject.toml"
+done
 
 say "what goes with it"
 stage="target/dist/$name"

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Writes the licences of everything that is linked into the program: one text file for the archive of a release.
+"""Writes the licences of everything that is linked into the program or the Python package: one text file for a release.
 
     scripts/third_party_licenses.py --target x86_64-unknown-linux-gnu --out THIRD-PARTY-LICENSES.txt
 
@@ -29,13 +29,13 @@ STANDARD_LIBRARY = (
 )
 
 
-def linked(target: str) -> list[dict]:
-    """The packages of others that are linked into the program, by name and version."""
+def linked(target: str, crate: str) -> list[dict]:
+    """The packages of others that are linked into one of our crates, by name and version."""
     command = ["cargo", "metadata", "--format-version", "1", "--locked", "--filter-platform", target]
     metadata = json.loads(subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout)
     packages = {package["id"]: package for package in metadata["packages"]}
     nodes = {node["id"]: node for node in metadata["resolve"]["nodes"]}
-    todo = [package["id"] for package in metadata["packages"] if package["name"] == "lorafit"]
+    todo = [package["id"] for package in metadata["packages"] if Path(package["manifest_path"]).parent == ROOT / "crates" / crate]
     found: dict[str, dict] = {}
     while todo:
         package = packages[todo.pop()]
@@ -68,10 +68,11 @@ def texts(package: dict) -> list[tuple[str, str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--target", required=True, help="the target triple whose program is meant")
+    parser.add_argument("--crate", default="lorafit", help="the folder in crates/ of what is linked (python: the package)")
     parser.add_argument("--out", required=True, type=Path, help="the file to write")
     arguments = parser.parse_args()
 
-    packages = linked(arguments.target)
+    packages = linked(arguments.target, arguments.crate)
     # By the words of a text: the text as the first has it, and who has it.
     users: dict[str, tuple[str, list[str]]] = {}
     has = lambda text, name: users.setdefault(" ".join(text.split()), (text, []))[1].append(name)
