@@ -248,7 +248,16 @@ fn move_references(schema: &mut Value, place: &str) {
 fn parameters(tool: &Value) -> Value {
     match &tool["function"]["parameters"] {
         Value::Null => json!({"type": "object", "properties": {}, "additionalProperties": false}),
-        schema => schema.clone(),
+        schema => {
+            let mut schema = schema.clone();
+            // Arguments are an object, where a schema does not say so, too.
+            let says_kind =
+                |schema: &Map<String, Value>| ["type", "$ref"].iter().any(|key| schema.contains_key(*key));
+            if let Some(schema) = schema.as_object_mut().filter(|schema| !says_kind(schema)) {
+                schema.insert("type".to_owned(), json!("object"));
+            }
+            schema
+        }
     }
 }
 
@@ -319,6 +328,15 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
             return Err(ApiError::field(
                 &format!("{place}.function.parameters"),
                 "has to be a JSON schema, an object",
+            ));
+        }
+        let kind = &parameters["type"];
+        let has_object = kind == "object"
+            || kind.as_array().is_some_and(|kinds| kinds.iter().any(|kind| kind == "object"));
+        if !kind.is_null() && !has_object {
+            return Err(ApiError::field(
+                &format!("{place}.function.parameters.type"),
+                "has to be object: the arguments of a call are one",
             ));
         }
     }

@@ -7,6 +7,9 @@ use crate::args::flags::{Facts, Words};
 use crate::args::options::DeviceChoice;
 use crate::terminal::error::CliError;
 
+/// More threads than the largest machine has.
+const MOST_THREADS: usize = 4096;
+
 /// What every verb takes.
 #[derive(Args, Clone, Debug, Serialize, Deserialize)]
 #[command(next_help_heading = "Machine")]
@@ -49,6 +52,12 @@ impl Common {
 
     /// Refuses values no machine can follow.
     pub fn validate(&self) -> Result<(), CliError> {
+        if let Some(threads) = self.threads.filter(|threads| *threads > MOST_THREADS) {
+            return Err(CliError::usage(format!(
+                "--threads {threads}: at most {MOST_THREADS} threads are used"
+            ))
+            .hint("leave --threads out to use all cores"));
+        }
         if self.threads == Some(0) {
             return Err(CliError::usage("--threads 0: at least one thread is needed")
                 .hint("leave --threads out to use all cores"));

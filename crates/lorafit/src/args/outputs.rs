@@ -127,6 +127,7 @@ pub fn check<'a>(inputs: &Inputs, outputs: impl IntoIterator<Item = Output<'a>>)
                 check_folder(&named, path)?;
                 check_replaced(&named, &whole, inputs)?;
                 check_foreign(&named, path, marks)?;
+                check_kind(&named, path, marks)?;
             }
             Kind::Page | Kind::Table(_) | Kind::Rows(_) | Kind::Figure | Kind::Gguf => {
                 check_file(flag, path, kind)?
@@ -304,9 +305,34 @@ fn check_foreign(named: &str, path: &Path, marks: &[&str]) -> Result<(), CliErro
     }
 }
 
+/// Refuses a sweep in the folder of a run, and a run in that of a sweep, which have files of the same names.
+fn check_kind(named: &str, path: &Path, marks: &[&str]) -> Result<(), CliError> {
+    const KINDS: [(&str, &str); 2] = [("sweep.json", "a sweep"), ("run.json", "a run")];
+    let other = KINDS.iter().find(|(mark, _)| !marks.contains(mark) && path.join(mark).exists());
+    match other {
+        Some((_, kind)) => {
+            Err(CliError::usage(format!("{named} is the folder of {kind}")).hint("choose another folder"))
+        }
+        None => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn runs_and_sweeps_have_folders_of_their_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let check = |mark: &str, marks: &[&str]| {
+            let folder = dir.path().join(mark);
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join(mark), "{}").unwrap();
+            check_kind("--out x", &folder, marks).is_ok()
+        };
+        assert!(check("sweep.json", &["sweep.json", "lock"]) && check("run.json", &["run.json", "lock"]));
+        assert!(!check("sweep.json", &["run.json", "lock"]) && !check("run.json", &["sweep.json", "lock"]));
+    }
 
     #[test]
     fn a_path_is_one_however_it_is_written() {

@@ -25,7 +25,7 @@ use crate::args::size::ByteSize;
 use crate::pages::shell::{COLOURS, FIGURES, VIEWS};
 use crate::pages::{figure, watch};
 use crate::session::base::{Base, as_trained, hold, open_base, open_to_answer, use_threads};
-use crate::session::merge_inputs::sum;
+use crate::session::merge_inputs::{Trained, sum};
 use crate::session::tokens::{Tokens, labels_of_adapter};
 use crate::terminal::error::CliError;
 use crate::terminal::shell::shell_word;
@@ -376,6 +376,35 @@ fn views(args: &ServeArgs, base: &Base, plan: PlanView) -> Views {
     }
 }
 
+/// The chat template that the run of an adapter was trained with; `None` if it was the model's own, or is not known.
+fn template_of(dir: &Path) -> Option<String> {
+    Trained::of(dir)?.template
+}
+
+fn template_in_words(template: Option<&str>) -> String {
+    template.map_or("the model's own chat template".to_owned(), |name| format!("the chat template {name}"))
+}
+
+impl ServeArgs {
+    /// Refuses adapters of several chat templates: one server writes all conversations with one.
+    fn check_templates(&self) -> Result<(), CliError> {
+        let [first, others @ ..] = &self.adapters[..] else { return Ok(()) };
+        let of = |named: &NamedAdapter| template_of(&named.adapter.dir);
+        let other = others.iter().find(|other| of(other) != of(first));
+        match other.filter(|_| self.template.template.is_none()) {
+            None => Ok(()),
+            Some(other) => Err(CliError::usage(format!(
+                "the adapter {} was trained with {}, {} with {}: one server writes all conversations with one",
+                first.name,
+                template_in_words(of(first).as_deref()),
+                other.name,
+                template_in_words(of(other).as_deref())
+            ))
+            .hint("serve them apart, or choose a template for all: --template")),
+        }
+    }
+}
+
 /// Serves until a signal ends it.
 pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     args.validate()?;
@@ -393,6 +422,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
         }
     }
     let dirs = || args.adapters.iter().map(|adapter| adapter.adapter.dir.as_path());
+    args.check_templates()?;
     let template = as_trained(&args.template, &args.base, dirs(), args.common.quiet);
     let tokens = Tokens::of_adapters(dirs());
     let base = open_base(&args.model, &tokens, &args.base, &template, ComputeArgs::UNSET, &args.common)?;
@@ -405,8 +435,14 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
         .map(|named| open_named(base, named, args.factors))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let factors = args.factors;
+    let (used, is_asked) = (template.template.clone(), args.template.template.is_some());
     let open: Open = Box::new(move |dir| match writes_no_text(dir) {
         Some(why) => Err(why.to_owned()),
+        None if !is_asked && template_of(dir) != used => Err(format!(
+            "it was trained with {}, and this server writes conversations with {}: serve it by another server",
+            template_in_words(template_of(dir).as_deref()),
+            template_in_words(used.as_deref())
+        )),
         None => open_to_answer(base, dir, factors).map_err(|error| format!("{error:#}")),
     });
     let name = args.base_name();

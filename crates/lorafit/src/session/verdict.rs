@@ -12,6 +12,9 @@ use crate::args::train::TrainArgs;
 use crate::session::preference;
 use crate::terminal::shell::shell_word;
 
+/// A loss that is higher by more than this share at the end has risen.
+const CLEAR_RISE: f64 = 0.01;
+
 /// What a run came to, in one line.
 pub fn outcome(verdict: &Verdict) -> String {
     let Verdict { outcome, from, to, of, .. } = *verdict;
@@ -86,6 +89,10 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
             if args.method == Method::Lora { ", a lower --rank" } else { "" },
         )),
         Outcome::Diverged => Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
+        // What rises is shaken by its steps.
+        Outcome::DidNotLearn if verdict.to > verdict.from * (1.0 + CLEAR_RISE) => {
+            Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0)))
+        }
         Outcome::DidNotLearn => Some(format!(
             "raise the learning rate (--lr {higher:.0e}) or train longer ({longer}); lorafit data shows what is trained"
         )),

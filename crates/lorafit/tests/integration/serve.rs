@@ -427,3 +427,24 @@ fn the_page_shows_runs_below_the_folder_and_plans_for_the_base() {
     assert_eq!(server.post("/views/runs", "", &json!({})).0, 404);
     assert_eq!(server.post("/views/plan", "", &json!({})).0, 200);
 }
+
+/// One server writes conversations in one way, which is that of every adapter's training.
+#[test]
+fn adapters_of_several_chat_templates_are_refused() {
+    let place = TempDir::new().expect("a folder");
+    for (name, template) in [("own", ""), ("alpaca", "template = \"alpaca\"\n")] {
+        let dir = place.path().join(name);
+        fs::create_dir(&dir).expect("made");
+        for file in ["adapter_config.json", "adapter_model.safetensors"] {
+            fs::copy(Path::new(MODEL).join("adapter").join(file), dir.join(file)).expect("copied");
+        }
+        let config = format!("model = {MODEL:?}\ndata = \"rows.jsonl\"\n{template}");
+        fs::write(dir.join("config.toml"), config).expect("written");
+    }
+    let both = ["serve", "--model", MODEL, "--port", "0", "--adapter", "a=own", "--adapter", "b=alpaca"];
+    let output = lorafit(place.path(), &both);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("b with the chat template alpaca"), "{told}");
+    assert!(told.contains("hint: serve them apart, or choose a template for all: --template"), "{told}");
+    drop(serving(place.path(), &["--model", MODEL, "--adapter", "b=alpaca"]));
+}

@@ -94,6 +94,10 @@ fn calls_that_nobody_can_make_are_refused() {
             "stop",
             json!({"tools": [light], "tool_choice": {"type": "function", "function": {"name": "light"}}, "stop": ["x"]}),
         ),
+        (
+            "tools[0].function.parameters.type",
+            json!({"tools": [{"type": "function", "function": {"name": "x", "parameters": {"type": "integer"}}}]}),
+        ),
         ("tools[0].type", json!({"tools": [{"type": "web_search"}]})),
         ("tool_choice", json!({"tools": [light], "tool_choice": "maybe"})),
         ("tools[1]", json!({"tools": [light, light]})),

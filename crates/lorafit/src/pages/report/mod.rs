@@ -8,6 +8,7 @@ mod preference;
 pub mod sweep;
 pub mod training;
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Context as _;
@@ -66,18 +67,25 @@ impl Report {
     /// A file that cannot be written.
     pub fn write_figures(&self, folder: &Path) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let mut names = BTreeSet::new();
         for figure in &self.figures {
+            // Runs whose names differ in signs alone have figures of one name.
+            let numbered = (2..).map(|number| format!("{}-{number}", figure.name));
+            let mut all = std::iter::once(figure.name.clone()).chain(numbered);
+            let name = all.find(|name| names.insert(name.clone())).expect("there are enough numbers");
             for ending in ["svg", "png", "pdf", "csv"] {
-                figure.write(&folder.join(format!("{}.{ending}", figure.name)))?;
+                figure.write(&folder.join(format!("{name}.{ending}")))?;
             }
         }
         Ok(())
     }
 }
 
-/// A name as part of a file's name.
+/// A name as part of a file's name, which begins as no flag does.
 pub fn slug(name: &str) -> String {
-    name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '-' }).collect()
+    let letter = |c: char| if c.is_alphanumeric() || "-_".contains(c) { c } else { '-' };
+    let name: String = name.chars().map(letter).collect();
+    if name.starts_with('-') { format!("_{name}") } else { name }
 }
 
 #[cfg(test)]
@@ -86,7 +94,8 @@ mod tests {
 
     #[test]
     fn a_run_cannot_name_files_elsewhere() {
-        assert_eq!(slug("../a b/c.d"), "---a-b-c-d");
+        assert_eq!(slug("../a b/c.d"), "_---a-b-c-d");
+        assert_eq!((slug("日本 1"), slug("-x")), ("日本-1".to_owned(), "_-x".to_owned()));
     }
 
     #[test]
