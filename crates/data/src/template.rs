@@ -147,7 +147,7 @@ pub enum TemplateError {
         message: String,
     },
     /// A built-in template ends turns with a token that the model does not know.
-    #[error("the chat template {template} needs the token {token}, which the model's vocabulary has not")]
+    #[error("the chat template {template} needs the token {token}, which is not in the model's vocabulary")]
     MissingToken {
         /// The template's name.
         template: &'static str,

@@ -173,6 +173,11 @@ impl<'m, A: Borrow<Adapter>> Engine<'m, A> {
         }
     }
 
+    /// Forgets the ended sequences of the adapter that `key` stands for, which nobody will ask for again.
+    pub fn forget(&mut self, key: u64) {
+        self.kept.retain(|kept| kept.key != key);
+    }
+
     /// Bytes of the keys and values that are held: of sequences, and of ended ones that are kept.
     pub fn cache_bytes(&self) -> (u64, u64) {
         let of = |cache: &KvCache| bytes_of(self.model, cache);

@@ -72,7 +72,9 @@ impl Form {
 /// # Errors
 /// None, or something else than a string.
 pub fn model(fields: &mut Fields) -> Result<String, ApiError> {
-    fields.text("model")?.ok_or_else(|| fields.wrong("model", "is missing; give one of GET /v1/models"))
+    fields
+        .text("model")?
+        .ok_or_else(|| fields.wrong("model", "is missing; give a name that GET /v1/models lists"))
 }
 
 impl Ask {

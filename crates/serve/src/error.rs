@@ -44,7 +44,7 @@ impl ApiError {
 
     /// A server that is ending.
     pub fn ending() -> Self {
-        let message = "the server is ending and takes no new requests; send the request to another";
+        let message = "the server is shutting down and takes no new requests; send the request to another";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, message).code("server_ending")
     }
 

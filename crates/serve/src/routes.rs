@@ -314,7 +314,7 @@ async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
         let mut bytes = Vec::new();
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
         {
-            let frame = frame.map_err(|error| ApiError::bad(format!("the body breaks off: {error}")))?;
+            let frame = frame.map_err(|error| ApiError::bad(format!("the body ended early: {error}")))?;
             let Some(data) = frame.data_ref() else { continue };
             if bytes.len() + data.len() > most {
                 return Err(too_large());

@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -41,6 +41,8 @@ pub struct Worker {
     requests: HashMap<u64, Request>,
     running: HashMap<SequenceId, Running>,
     texts: VecDeque<Texts>,
+    /// The adapters of requests that were taken, by their numbers.
+    adapters: HashMap<u64, Weak<Adapter>>,
 }
 
 /// A request whose answers are being computed.
@@ -85,6 +87,7 @@ impl Worker {
             requests: HashMap::new(),
             running: HashMap::new(),
             texts: VecDeque::new(),
+            adapters: HashMap::new(),
         }
     }
 
@@ -116,12 +119,25 @@ impl Worker {
     /// Takes what fits, and computes one token of every answer and something of one text; says whether there was anything to do.
     fn round(&mut self) -> bool {
         self.give_up();
+        self.forget_unloaded();
         while let Some(job) = self.queue.pop(|job| self.fits(job)) {
             self.take(job);
         }
         self.metrics.running.set((self.running.len() + self.texts.len()) as u64);
         let answered = self.step();
         self.compute_text() || answered
+    }
+
+    /// Gives back what is remembered of adapters that nobody holds any more: they were unloaded, and their answers are over.
+    fn forget_unloaded(&mut self) {
+        let engine = &mut self.engine;
+        self.adapters.retain(|number, adapter| {
+            let is_held = adapter.strong_count() > 0;
+            if !is_held {
+                engine.forget(*number);
+            }
+            is_held
+        });
     }
 
     /// Whether nothing waits and nothing is being computed.
@@ -148,6 +164,9 @@ impl Worker {
 
     fn take(&mut self, job: Job) {
         let Job { work, adapter, outbox, arrived, deadline, bytes } = job;
+        if let Some((number, adapter)) = &adapter {
+            self.adapters.insert(*number, Arc::downgrade(adapter));
+        }
         outbox.send(Event::Began);
         match work {
             Work::Texts { texts, wanted } => {

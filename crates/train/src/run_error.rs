@@ -104,7 +104,7 @@ fn no_run(dir: &Path, source: &io::Error) -> String {
     let shown = dir.display();
     match source.kind() {
         io::ErrorKind::NotFound if dir.is_dir() => format!("{shown} holds no run: it has no {METRICS}"),
-        io::ErrorKind::NotFound => format!("{shown} holds no run: there is no such folder"),
+        io::ErrorKind::NotFound => format!("there is no folder {shown}"),
         _ => format!("{shown} holds no run: {source}"),
     }
 }

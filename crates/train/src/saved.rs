@@ -212,7 +212,7 @@ pub fn model_folder_bytes(tensors: &Tensors<'_>, folder: &ModelFolder) -> Result
     Ok(of_tensors + folder.bytes()?)
 }
 
-/// Writes a model folder in place of `dir`, which is as it was until the new one is whole; see [`Unfinished`]. `watch` is told the
+/// Writes a model folder in place of `dir`, which is as it was until the new one is whole. `watch` is told the
 /// bytes that were written as it goes on, and its error ends it.
 ///
 /// # Errors

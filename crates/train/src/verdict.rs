@@ -17,6 +17,8 @@ pub const SMOOTHED_STEPS: usize = 20;
 const LEAST_GAIN: f64 = 0.01;
 /// A held-out loss that rose by more than this share above its lowest is over-fitted.
 const MOST_RISE: f64 = 0.02;
+/// Training losses that rose by more than this share have not fallen.
+const CLEAR_RISE: f64 = 0.1;
 /// A held-out loss that rose by more than this share above the base's is that of a run that diverged.
 const DIVERGED: f64 = 0.25;
 /// A loss still falls if the last third of a run brings more than this share of all that was gained ...
@@ -123,6 +125,11 @@ pub enum Outcome {
         /// The step.
         since: u64,
     },
+    /// The loss on held-out rows was lowest after this step and rose from then on, and so did that of the training rows.
+    Unstable {
+        /// The step.
+        since: u64,
+    },
     /// The loss rose far above where it began.
     Diverged,
     /// The loss is where it began.
@@ -200,7 +207,11 @@ fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
         };
     }
     if last > best.1 * (1.0 + MOST_RISE) {
-        return Outcome::OverFitted { since: best.0 };
+        let since = best.0;
+        return match training_rose(training, since, base) {
+            true => Outcome::Unstable { since },
+            false => Outcome::OverFitted { since },
+        };
     }
     // What the last third of the evaluations brought. Where there are too few of them, training losses tell, of which a short
     // run has so few that the rows of a step decide: it has learnt all that it can only if it learnt much.
@@ -229,6 +240,19 @@ fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
         true if falls_at_its_end(losses) => Outcome::StillFalling,
         true => Outcome::Learnt,
     }
+}
+
+/// Whether the loss of training rows is clearly higher at the end than before step `since`: rows that are learnt by heart have a
+/// lower one.
+fn training_rose(losses: &[f64], since: u64, base: f64) -> bool {
+    let since = (since as usize).min(losses.len());
+    let before = &losses[since.saturating_sub(SMOOTHED_STEPS)..since];
+    let after = &losses[since.max(losses.len().saturating_sub(SMOOTHED_STEPS))..];
+    if before.is_empty() || after.is_empty() {
+        return false;
+    }
+    let (before, after) = (mean(before), mean(after));
+    after - before > (CLEAR_RISE * before).max(LEAST_GAIN * base)
 }
 
 /// Whether the loss of training rows is lower at the end than at the beginning, by more than the noise of both.

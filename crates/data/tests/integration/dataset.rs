@@ -324,7 +324,7 @@ fn a_template_that_cannot_take_the_models_place_is_refused() {
     let error = tokenizer.use_chat_template("llama-3").unwrap_err();
     assert_eq!(
         error.to_string(),
-        "the chat template llama-3 needs the token <|start_header_id|>, which the model's vocabulary has not"
+        "the chat template llama-3 needs the token <|start_header_id|>, which is not in the model's vocabulary"
     );
     let error = tokenizer.use_chat_template("chatlm").unwrap_err();
     assert!(error.to_string().starts_with("cannot read the chat template chatlm: "), "{error}");

@@ -25,9 +25,6 @@ pub struct Common {
     #[arg(add = Facts::PROCESS, add = Words(|| vec!["auto", "cpu", "cuda:0"]))]
     pub device: DeviceChoice,
     /// Print results and errors only: no progress, no notes
-    ///
-    /// train then prints nothing but errors, and a JSON log if one is asked for. What the run came to is in verdict.json in its
-    /// folder; the exit code is 0 if it ran to its end.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true)]
     #[arg(default_value_t = false, default_missing_value = "true", hide_default_value = true)]
     #[arg(hide_possible_values = true, action = clap::ArgAction::Set)]

@@ -71,7 +71,7 @@ impl EvaluationArgs {
         for metric in &list {
             if let Some(flag) = metric.needs.filter(|flag| !self.criteria.has(flag)) {
                 let text = format!("--metric {} needs --{flag}", metric.name);
-                return Err(CliError::usage(text).hint(format!("add --{flag}; --help says what it takes")));
+                return Err(CliError::usage(text).hint(format!("add --{flag}, which --help describes")));
             }
         }
         for flag in CriteriaArgs::FLAGS {

@@ -57,7 +57,10 @@ Examples:
   Everything in a file, one thing changed:
     lorafit train --config run.toml --lr 5e-4 --out runs/hot
 
-Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.";
+Where to look first when it does not learn: --lr (try 3x more, then 3x less), --epochs, then --rank.
+
+With --quiet nothing is printed but errors, and a JSON log if --log json asks for one. verdict.json in the run folder says what it
+came to; the exit code is 0 if it ran to its end.";
 
 /// `--decay-ratio` unless it is given: with 10 to 20 % a run is as good as one along a cosine (Hägele et al. 2024).
 pub const DECAY_RATIO: f64 = 0.2;

@@ -76,7 +76,8 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
             let ago = checkpoint.seconds_ago.map(|s| format!(", {} ago", duration(s))).unwrap_or_default();
             format!("last checkpoint after step {}{ago}: {}", checkpoint.step, checkpoint.path.display())
         }
-        None => "no checkpoint yet".to_owned(),
+        None if state == RunState::Running => "no checkpoint yet".to_owned(),
+        None => "no checkpoint was saved".to_owned(),
     });
     lines.extend(status.verdict.as_ref().map(outcome));
     lines.join("\n")

@@ -386,7 +386,7 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
     if let Some(Averaged { steps, evaluation }) = &summary.average {
         let dir = RunFolder::average_dir(run);
         let over = counted(*steps as usize, "step", "steps");
-        let loss = evaluation.as_ref().map(|found| format!(", evaluation loss {:.4}", found.loss));
+        let loss = evaluation.as_ref().map(|found| format!(", held-out loss {:.4}", found.loss));
         progress.note(&format!("average over {over}{}: {}", loss.unwrap_or_default(), dir.display()));
     }
     match args.method {

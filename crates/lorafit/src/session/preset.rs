@@ -197,9 +197,12 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
     if looks > 0 {
         let every = steps.div_ceil(looks);
         let why = match looks {
-            MOST_LOOKS => "about ten looks at the held-out rows".to_owned(),
+            MOST_LOOKS => "about ten evaluations of the held-out rows".to_owned(),
             looks => {
-                format!("{} at the held-out rows, which take long", counted(looks as usize, "look", "looks"))
+                format!(
+                    "{} of the held-out rows, so that they take no more than their share of the time",
+                    counted(looks as usize, "evaluation", "evaluations")
+                )
             }
         };
         add("eval-every", every.to_string(), why);

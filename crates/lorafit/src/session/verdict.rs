@@ -36,6 +36,11 @@ pub fn outcome(verdict: &Verdict) -> String {
         Outcome::OverFitted { since } => {
             format!("over-fitted since step {since}: {losses} at that step, and higher since")
         }
+        Outcome::Unstable { since } => {
+            format!(
+                "got worse since step {since}: {losses} at that step, and higher since, as on the training rows"
+            )
+        }
         Outcome::Diverged => format!("diverged: {losses}"),
         Outcome::DidNotLearn => format!("did not learn: {losses}"),
         Outcome::TooShort => format!("too few steps to judge: {losses}"),
@@ -87,6 +92,12 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
             if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" },
             RunFolder::best_dir(out).display(),
             if args.method == Method::Lora { ", a lower --rank" } else { "" },
+        )),
+        Outcome::Unstable { .. } => Some(format!(
+            "the best{} is kept in {}; lower the learning rate: --lr {:.0e}",
+            if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" },
+            RunFolder::best_dir(out).display(),
+            usual.min(rate / 3.0)
         )),
         Outcome::Diverged => Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
         // What rises is shaken by its steps.
@@ -159,6 +170,7 @@ pub fn in_short(outcome: &Outcome) -> &'static str {
         Outcome::Learnt => "learnt",
         Outcome::StillFalling => "still learning",
         Outcome::OverFitted { .. } => "over-fitted",
+        Outcome::Unstable { .. } => "got worse",
         Outcome::Diverged => "diverged",
         Outcome::DidNotLearn => "did not learn",
         Outcome::TooShort => "too few steps",

@@ -146,8 +146,8 @@ fn a_run_that_is_not_there_is_looked_for_nearby() {
     fs::create_dir(at.join("empty")).unwrap();
     refused(at, &["status", "empty"], &["empty holds no run: it has no metrics.jsonl", "near: run\n"]);
     refused(at, &["status", "."], &[". holds no run", "near: run\n"]);
-    refused(at, &["status", "rnu"], &["rnu holds no run: there is no such folder", "near: run\n"]);
-    refused(at, &["report", "rnu", "--out", "x.html"], &["rnu holds no run", "near: run\n"]);
+    refused(at, &["status", "rnu"], &["there is no folder rnu", "near: run\n"]);
+    refused(at, &["report", "rnu", "--out", "x.html"], &["there is no folder rnu", "near: run\n"]);
     refused(at, &["train", "--resume", "rnu"], &["--resume rnu: no run is there", "near: run\n"]);
 
     let said = well(at, &["status", "run"]);

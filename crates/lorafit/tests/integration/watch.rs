@@ -185,7 +185,7 @@ fn what_cannot_be_watched_is_said() {
         String::from_utf8(output.stderr).expect("text")
     };
     let missing = told(&["watch", "nowhere"]);
-    assert!(missing.contains("nowhere holds no run") && missing.contains("hint: "), "{missing}");
+    assert!(missing.contains("there is no folder nowhere") && missing.contains("hint: "), "{missing}");
     fs::create_dir(place.path().join("run")).expect("made");
     fs::write(place.path().join("run/metrics.jsonl"), "").expect("written");
     let other = TcpListener::bind(("127.0.0.1", 0)).expect("a port");

@@ -42,7 +42,7 @@ const NAMED_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "d
 /// Refuses a schema that is too large to be read.
 pub(super) fn check_schema(schema: &Value) -> Result<(), String> {
     if !schema.is_object() && !schema.is_boolean() {
-        return Err("is no JSON object".to_owned());
+        return Err("is not a JSON object".to_owned());
     }
     let (mut values, mut bytes) = (0, 0);
     let mut open = vec![(schema, 1)];

@@ -290,7 +290,7 @@ fn what_cannot_be_kept_is_refused_by_name() {
         (json!({"enum": []}), "nothing fits it: an `enum` or `anyOf` is empty"),
         (json!({"anyOf": [{"$ref": "#"}]}), "`$ref` at #/anyOf/0 leads back to itself"),
         (json!(false), "schema"),
-        (json!("text"), "is no JSON object"),
+        (json!("text"), "is not a JSON object"),
         (json!({"type": "string", "maxLength": 1e9}), "maxLength"),
         (json!({"allOf": [{"type": "string"}, {"type": "integer"}]}), "nothing fits it: "),
         (json!({"$ref": "ü".repeat(2000)}), "only places of the schema itself"),

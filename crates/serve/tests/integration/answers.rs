@@ -84,7 +84,7 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
         assert!(refused.error().contains(expected), "{refused:?}");
     }
     let missing = server.post("/v1/completions", &json!({"prompt": "Hello"}));
-    assert_eq!(missing.error(), "`model` is missing; give one of GET /v1/models");
+    assert_eq!(missing.error(), "`model` is missing; give a name that GET /v1/models lists");
     // Weights and strengths are shown as they are: a1 was given with -2.25.
     let listed = server.get("/v1/models").json();
     let weight = |name: &str| {
@@ -372,7 +372,14 @@ fn adapters_come_and_go_while_the_server_runs() {
     assert_eq!(text_of(&answer), expected(Some(&adapter_at(1.0)), "Hello", false, 24));
     let listed = ask("GET", "/v1/models", None).json();
     assert!(listed["data"].as_array().unwrap().iter().any(|m| m["id"] == "new" && m["parent"] == BASE));
+    let held = || {
+        let text = ask("GET", "/metrics", None).body;
+        let line = text.lines().find(|line| line.starts_with("lorafit_cache_bytes ")).expect("a gauge");
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    server.wait_until("what was computed is remembered", |_| held() > 0.0);
     assert_eq!(ask("DELETE", "/v1/adapters/new", None).json()["deleted"], true);
+    server.wait_until("it is given back with the adapter", |_| held() == 0.0);
     assert_eq!(ask("POST", "/v1/completions", Some(body)).status, 404);
     assert_eq!(ask("DELETE", "/v1/adapters/new", None).status, 404);
     assert_eq!(ask("DELETE", &format!("/v1/adapters/{BASE}"), None).status, 400);

@@ -143,7 +143,7 @@ fn the_end_lets_running_answers_finish_and_takes_no_new_ones() {
         let answer = Answer::read(stream);
         (answer.status == 503).then_some(answer)
     });
-    assert!(refused.expect("a refusal").error().contains("ending"));
+    assert!(refused.expect("a refusal").error().contains("is shutting down"));
     let rest = Answer::read(running);
     assert!(rest.head.contains("[DONE]") || rest.body.contains("[DONE]"), "the answer was cut");
     server.wait_for_end();

@@ -128,7 +128,7 @@ impl TrainError {
 fn broken(step: u64, refusal: Option<&Refusal>) -> String {
     match refusal {
         Some(Refusal { step, culprit, value, .. }) => {
-            format!("the {culprit} of step {step} is {value}, and other rows have no better")
+            format!("the {culprit} of step {step} is {value}, and so it was with other rows")
         }
         None => format!("what is trained holds values that are not numbers after step {step}"),
     }

@@ -42,7 +42,7 @@ fn every_outcome_is_that_of_a_real_run() {
         .iter()
         .map(|one| serde_json::to_value(one.expected).unwrap()["outcome"].as_str().unwrap().to_owned())
         .collect();
-    assert_eq!(names.len(), 6, "{names:?}");
+    assert_eq!(names.len(), 7, "{names:?}");
 }
 
 #[test]
@@ -55,6 +55,13 @@ fn held_out_rows_decide_where_there_are_some() {
     assert_eq!(
         outcome(&falling, &[(0, 3.0), (10, 2.0), (20, 1.5), (40, 1.6)]),
         Outcome::OverFitted { since: 20 }
+    );
+    // Nothing is learnt by heart where the loss of the training rows rises, too.
+    let turn = |i: i32| if i < 20 { 2.5 - 0.05 * f64::from(i) } else { 1.5 + 0.1 * f64::from(i - 20) };
+    let turning: Vec<f64> = (0..40).map(turn).collect();
+    assert_eq!(
+        outcome(&turning, &[(0, 3.0), (10, 2.0), (20, 1.5), (40, 2.6)]),
+        Outcome::Unstable { since: 20 }
     );
     assert_eq!(outcome(&falling, &[(0, 3.0), (10, 2.0), (20, 1.5), (40, f64::INFINITY)]), Outcome::Diverged);
     let rising: Vec<f64> = falling.iter().rev().copied().collect();

@@ -219,7 +219,7 @@ fn flags_of(question: &Map<String, Value>) -> Result<(&str, Vec<String>), String
     let known = |key: &&String| *key != "model" && FIELDS.iter().all(|(name, ..)| key != name);
     if let Some(key) = question.keys().find(known) {
         let shown: String = key.chars().take(80).collect();
-        return Err(format!("`{shown}` is no setting of this calculator"));
+        return Err(format!("`{shown}` is not a setting of this calculator"));
     }
     let mut flags = Vec::new();
     for (name, _, kind) in FIELDS {
@@ -433,8 +433,8 @@ mod tests {
             (json!({"target-modules": "x".repeat(300)}), "more than 200 letters"),
             (json!({"model": "/etc/passwd"}), "a published shape"),
             (json!({"model": "org/name"}), "a published shape"),
-            (json!({"reference": "runs/x"}), "`reference` is no setting"),
-            (json!({"svg": "x.svg"}), "`svg` is no setting"),
+            (json!({"reference": "runs/x"}), "`reference` is not a setting"),
+            (json!({"svg": "x.svg"}), "`svg` is not a setting"),
             (json!({"rank": 8}), "`rank` has to be a string"),
             (json!({"dora": "yes"}), "`dora` has to be true or false"),
         ] {
