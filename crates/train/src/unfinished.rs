@@ -46,12 +46,13 @@ impl Unfinished {
         Ok(Unfinished { partial, to, existing, is_mount: false, held: Some(held) })
     }
 
-    /// A folder that will be `to`. Of a link, what it points to is meant.
+    /// A folder that will be `to`, with the folders above it. Of a link, what it points to is meant.
     ///
     /// # Errors
     /// A link to nothing; a folder in which nothing can be written.
     pub(crate) fn folder(to: &Path, existing: Existing) -> io::Result<Self> {
         let to = followed(to)?;
+        fs::create_dir_all(parent(&to))?;
         let is_mount = is_mount_point(&to);
         // Inside of what cannot be renamed, and beside everything else.
         let beside = if is_mount { to.join(to.file_name().unwrap_or_default()) } else { to.clone() };
@@ -286,6 +287,9 @@ mod tests {
         assert_eq!(fs::read_to_string(to.join("config.json")).expect("there"), "3");
         drop(Unfinished::folder(&to, Existing::Replace).expect("begun"));
         assert_eq!(names(place.path()), ["model"]);
+        let below = place.path().join("some/where");
+        Unfinished::folder(&below, Existing::Refuse).expect("begun").finish().expect("named");
+        assert!(below.is_dir());
     }
 
     #[test]
