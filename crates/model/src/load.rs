@@ -263,7 +263,7 @@ impl<S: WeightSource> WeightSource for &S {
     }
 }
 
-/// A source whose matrices are told as they are given.
+/// A source of weights that reports each matrix before it gives it.
 struct Told<'a, S> {
     source: S,
     on_matrix: &'a dyn Fn(u64),

@@ -212,8 +212,8 @@ pub fn model_folder_bytes(tensors: &Tensors<'_>, folder: &ModelFolder) -> Result
     Ok(of_tensors + folder.bytes()?)
 }
 
-/// Writes a model folder in place of `dir`, which is as it was until the new one is whole. `watch` is told the
-/// bytes that were written as it goes on, and its error ends it.
+/// Writes a model folder. What stands at `dir` stays until the new folder is whole. `watch` gets the number of bytes that were
+/// written since its last call; an error of it ends the writing.
 ///
 /// # Errors
 /// Too little space, told before anything is written; a file that cannot be written; what stands in the place and may not be
@@ -263,7 +263,7 @@ fn write_folder(
 }
 
 /// Writes a file of about `needed_bytes` bytes, which gets its name when it is whole, so that what was there stays until then.
-/// `watch` is told how many bytes more were written, and may end it with an error.
+/// `watch` gets the number of bytes that were written since its last call; an error of it ends the writing.
 ///
 /// # Errors
 /// Too little space, told before anything is written; a file that cannot be written; what stands in the place and may not be

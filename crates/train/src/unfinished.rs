@@ -19,7 +19,7 @@ pub enum Existing {
     Replace,
 }
 
-/// What is being written. Unless it gets its name it is removed.
+/// A file or folder that is being written. Dropping it before it has its name removes it.
 pub(crate) struct Unfinished {
     /// Where it lies.
     partial: PathBuf,
@@ -32,7 +32,7 @@ pub(crate) struct Unfinished {
 }
 
 impl Unfinished {
-    /// A file that will be `to`. Of a link, what it points to is meant.
+    /// Begins a file that will be `to`. If `to` is a link, the file that it points to is written.
     ///
     /// # Errors
     /// A pipe, a device or a folder in its place; a link to nothing; a folder in which nothing can be written.
@@ -46,7 +46,7 @@ impl Unfinished {
         Ok(Unfinished { partial, to, existing, is_mount: false, held: Some(held) })
     }
 
-    /// A folder that will be `to`, with the folders above it. Of a link, what it points to is meant.
+    /// Begins a folder that will be `to`, and makes the folders above it. If `to` is a link, the folder that it points to is written.
     ///
     /// # Errors
     /// A link to nothing; a folder in which nothing can be written.
@@ -106,7 +106,7 @@ impl Unfinished {
                     fs::rename(&old, &self.to)?;
                     return Err(error);
                 }
-                // What was replaced is of no more use; that it is in the way is no error of the new one.
+                // The new folder is in its place: that the old one cannot be removed is no error.
                 let _ = fs::remove_dir_all(&old);
                 Ok(())
             }

@@ -78,7 +78,7 @@ impl Facts {
     pub const PROCESS: Facts = Facts { is_searched: false, ..Facts::NO_RESULT };
     /// Of a flag that names or describes the run.
     pub const NAME: Facts = Facts { is_searched: false, ..Facts::FREE };
-    /// Of a flag that decides how a run begins.
+    /// Facts of a flag that is read only when a run begins.
     pub const START: Facts = Facts { resume: OnResume::Refused, ..Facts::NAME };
     /// Of a flag that concerns one call only.
     pub const CALL: Facts = Facts { is_key: false, ..Facts::PROCESS };

@@ -9,7 +9,7 @@ use lorafit_model::adapter::{Adapter, WEIGHTS_FILE};
 use lorafit_model::merge::{
     Combination, CombineError, MajoritySign, Method, Weighted, check_finite, combine,
 };
-use lorafit_model::weights::{ModelFiles, NoForm};
+use lorafit_model::weights::{ModelFiles, NoForm, is_licence};
 use lorafit_train::{RunError, hash_files};
 use serde_json::{Value, json};
 
@@ -137,9 +137,7 @@ fn of_model(name: &str) -> bool {
     let ending =
         [".safetensors", ".json", ".jinja", ".txt", ".model", ".md"].iter().any(|e| name.ends_with(e));
     let whole = [".gitattributes", "additional_chat_templates"].contains(&name);
-    let of_licence =
-        ["LICENSE", "LICENCE", "NOTICE"].iter().any(|begin| name.to_uppercase().starts_with(begin));
-    !name.starts_with("adapter_") && (ending || whole || of_licence)
+    !name.starts_with("adapter_") && (ending || whole || is_licence(name))
 }
 
 /// Refuses to merge what was trained over one model into another of another shape.

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use lorafit_model::adapter::{AdapterFile, LoraConfig, known_modules};
+use lorafit_model::adapter::{AdapterFile, COMPUTED_OPTIONS, LoraConfig, known_modules};
 use lorafit_model::{Config, is_gguf};
 use lorafit_remedy::amounts::counted;
 use serde_json::{Value, json};
@@ -330,8 +330,7 @@ impl Facts {
 
     /// Whether lorafit can read it: factors of the seven projections, embedding and head, magnitudes, whole weights, and rows of tokens.
     fn is_readable(&self) -> bool {
-        const READ: [&str; 3] = ["use_dora", "modules_to_save", "trainable_token_indices"];
-        self.options.iter().all(|(key, _)| READ.contains(key))
+        self.options.iter().all(|(key, _)| COMPUTED_OPTIONS.contains(key))
             && self.others.iter().all(|name| name.contains(".lora_embedding_"))
             && self.has(NOT_READ).is_none()
     }

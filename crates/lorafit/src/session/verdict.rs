@@ -69,6 +69,12 @@ fn stopped_early(stopped: &StoppedEarly) -> String {
     format!("stopped early after step {step} of {total_steps}, since {why}")
 }
 
+/// Where the best that was trained is.
+fn best_is_kept(args: &TrainArgs, out: &Path) -> String {
+    let by = if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" };
+    format!("the best{by} is kept in {}", RunFolder::best_dir(out).display())
+}
+
 /// What a run came to: one line that says it, one that says what to do about it if there is something.
 pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
     let (rate, usual) = (args.rate().unwrap_or_default(), args.default_lr());
@@ -77,6 +83,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
         None => longer(args, if verdict.has_only_begun() { 4 } else { 2 }),
     };
     let higher = usual.max(rate * 3.0);
+    let lower_rate = format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0));
     let advice = match verdict.outcome {
         Outcome::Learnt => None,
         Outcome::StillFalling if verdict.has_only_begun() => {
@@ -88,22 +95,18 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> 
                 .to_owned(),
         ),
         Outcome::OverFitted { .. } => Some(format!(
-            "the best{} is kept in {}; fewer epochs{} or more rows prevent over-fitting",
-            if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" },
-            RunFolder::best_dir(out).display(),
+            "{}; fewer epochs{} or more rows prevent over-fitting",
+            best_is_kept(args, out),
             if args.method == Method::Lora { ", a lower --rank" } else { "" },
         )),
         Outcome::Unstable { .. } => Some(format!(
-            "the best{} is kept in {}; lower the learning rate: --lr {:.0e}",
-            if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" },
-            RunFolder::best_dir(out).display(),
+            "{}; lower the learning rate: --lr {:.0e}",
+            best_is_kept(args, out),
             usual.min(rate / 3.0)
         )),
-        Outcome::Diverged => Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0))),
-        // What rises is shaken by its steps.
-        Outcome::DidNotLearn if verdict.to > verdict.from * (1.0 + CLEAR_RISE) => {
-            Some(format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0)))
-        }
+        Outcome::Diverged => Some(lower_rate),
+        // Its steps were too large.
+        Outcome::DidNotLearn if verdict.to > verdict.from * (1.0 + CLEAR_RISE) => Some(lower_rate),
         Outcome::DidNotLearn => Some(format!(
             "raise the learning rate (--lr {higher:.0e}) or train longer ({longer}); lorafit data shows what is trained"
         )),

@@ -24,8 +24,8 @@ pub(crate) use lora::{
 };
 pub use overrides::Override;
 pub use peft::{
-    CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over, named_tensors, save,
-    score_labels, sources, token_indices, whole_rows,
+    COMPUTED_OPTIONS, CONFIG_FILE, NamedTensor, WEIGHTS_FILE, config_file, from_bytes, load, load_over,
+    named_tensors, save, score_labels, sources, token_indices, whole_rows,
 };
 pub use saved::SaveModules;
 pub(crate) use saved::{Saved, SavedNorm};

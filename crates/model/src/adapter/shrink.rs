@@ -14,7 +14,7 @@ use serde_json::json;
 use super::analysis::Update;
 use super::factors::{AdapterFile, Factors};
 use super::names::{merged_in_peft, tensor_name};
-use super::peft::{CONFIG_FILE, NamedTensor, WEIGHTS_FILE};
+use super::peft::{COMPUTED_OPTIONS, CONFIG_FILE, NamedTensor, WEIGHTS_FILE};
 use crate::error::FileError;
 use crate::files::{TensorData, TensorSource, json_number};
 
@@ -84,8 +84,8 @@ pub fn shrink(adapter: &AdapterFile, rank: usize) -> Result<Shrunk, FileError> {
         let problem = format!(
             "`{key}` is {value}: the change is more than B A, so that its rank cannot be made smaller"
         );
-        // What is computed here can be merged here.
-        let hint = match ["use_dora", "modules_to_save", "trainable_token_indices"].contains(key) {
+        // lorafit can merge what it can compute.
+        let hint = match COMPUTED_OPTIONS.contains(key) {
             true => "merge it into its base with lorafit merge instead".into(),
             false => merged_in_peft(),
         };

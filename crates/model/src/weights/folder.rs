@@ -25,11 +25,8 @@ pub fn companions(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
         let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let kind = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
         let about_weights = name == "config.json" || name.contains(".safetensors") || name.contains(".bin");
-        // The licence of the base goes wherever its weights go.
-        let of_licence =
-            ["LICENSE", "LICENCE", "NOTICE"].iter().any(|begin| name.to_uppercase().starts_with(begin));
         let is_text = ["json", "jinja", "txt", "model"].contains(&kind);
-        if path.is_file() && !about_weights && (is_text || of_licence) {
+        if path.is_file() && !about_weights && (is_text || is_licence(&name)) {
             found.push((name.clone(), inside(dir, &name)?));
         }
     }
@@ -44,6 +41,11 @@ pub fn companions(dir: &Path) -> Result<Vec<(String, PathBuf)>, FileError> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+/// Whether a file of a model's folder has its licence, which goes wherever the weights go.
+pub fn is_licence(name: &str) -> bool {
+    ["LICENSE", "LICENCE", "NOTICE"].iter().any(|begin| name.to_uppercase().starts_with(begin))
 }
 
 /// Files of a tokenizer and its chat template, as transformers calls them.

@@ -15,7 +15,7 @@ use lorafit_remedy::{Setting, remedy};
 use rayon::prelude::*;
 
 pub use bitsandbytes::{QuantizedFolder, write_quantized};
-pub use folder::{SpecialTokens, companions, is_tokenizer_file, tokenizer_files};
+pub use folder::{SpecialTokens, companions, is_licence, is_tokenizer_file, tokenizer_files};
 pub use origin::License;
 pub use score::MOST_LABELS;
 

@@ -70,7 +70,7 @@ pub(super) struct Evaluated {
 }
 
 impl Evaluated {
-    /// What is known of the start of a run without computing it: the mean loss of its tokens.
+    /// The evaluation at the start of a run, from a mean loss that was computed elsewhere.
     pub(super) fn known(loss: f64) -> Self {
         let (step, best, seconds, preference, classes) = (0, false, 0.0, None, None);
         let perplexity = Some(loss.exp());

@@ -43,6 +43,9 @@ const DORA: &str = "use_dora";
 const SAVED: &str = "modules_to_save";
 const TIED: &str = "ensure_weight_tying";
 
+/// Those of PEFT's options for more than factors with a rank and a scale that are computed here.
+pub const COMPUTED_OPTIONS: [&str; 3] = [DORA, SAVED, TOKENS];
+
 /// Options that make an adapter more than factors with a rank and a scale, each with the value that does nothing.
 /// `fan_in_fan_out` is none of them: PEFT sets it as the layer is stored, whatever a file says.
 const OPTIONS: [(&str, &str); 13] = [
@@ -95,7 +98,7 @@ const READ: [&str; 13] = [
     "rank_pattern",
     "alpha_pattern",
     TIED,
-    // Of the first releases of PEFT, and of programs that mark what they wrote.
+    // The first releases of PEFT wrote this one, Unsloth writes the next.
     "merge_weights",
     "unsloth_fixed",
 ];
@@ -126,11 +129,12 @@ pub(in crate::adapter) fn used_options(
     })
 }
 
-/// The way of beginning that changes the base's weights when the adapter is made, so that PEFT changes them again on loading.
+/// The value of `init_lora_weights` that changes the base's weights when the adapter is made, so that PEFT changes them again on
+/// loading: any that is not known to leave them.
 pub(in crate::adapter) fn changes_the_base(json: &Map<String, Value>) -> Option<&str> {
-    const CHANGING: [&str; 5] = ["pissa", "olora", "corda", "loftq", "lora_ga"];
+    const LEAVING: [&str; 4] = ["gaussian", "orthogonal", "eva", "default"];
     let init = json.get("init_lora_weights").and_then(Value::as_str)?;
-    CHANGING.iter().any(|name| init.starts_with(name)).then_some(init)
+    (!LEAVING.contains(&init)).then_some(init)
 }
 
 /// What helps where a number is none.
@@ -223,12 +227,10 @@ fn check_kind(json: &Map<String, Value>) -> Result<(), FileError> {
             Some(_) => error.with_hint(names::merged_in_peft()),
         });
     }
-    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| ![DORA, SAVED, TOKENS].contains(key)) {
+    if let Some((key, plain, _)) = used_options(json).find(|(key, ..)| !COMPUTED_OPTIONS.contains(key)) {
         return Err(wrong(json, key, plain).with_hint(names::merged_in_peft()));
     }
-    let known = ["gaussian", "orthogonal", "eva", "default"];
-    let init = json.get("init_lora_weights").and_then(Value::as_str);
-    if init.is_some_and(|init| !known.contains(&init)) {
+    if changes_the_base(json).is_some() {
         return Err(wrong(json, "init_lora_weights", "one that leaves the base as it is").with_hint(
             "convert it in PEFT, with the adapter as it was before training: save_pretrained(DIR, \
              path_initial_model_for_weight_conversion=INITIAL)",

@@ -29,6 +29,7 @@ use crate::files::{
 };
 use crate::shape::{Config, HEAD, SCORE};
 use crate::weights::{MOST_LABELS, ModelFiles};
+pub use config::COMPUTED_OPTIONS;
 pub(super) use config::{
     changes_the_base, exact_pattern, pattern_key, pattern_to_the_end, patterns, read_tokens, used_options,
 };
@@ -317,8 +318,8 @@ pub fn token_indices(dir: &Path) -> Result<TokenIndices, FileError> {
     config::read_tokens(&json).map_err(|e| e.at(&path))
 }
 
-/// The rows of the embedding or the head that the adapter in the folder `dir` has whole (`modules_to_save`), whichever has more; 0
-/// of neither. Of a model whose vocabulary was extended for the training they are more than its files have.
+/// How many rows the whole embedding or head has that the adapter in the folder `dir` saves (`modules_to_save`): of both, the larger
+/// number; 0 if it saves neither. They are more than the model's files have if its vocabulary was extended for the training.
 ///
 /// # Errors
 /// Files that are missing or malformed.
