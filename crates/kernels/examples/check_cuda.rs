@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use lorafit_kernels::cuda::SOURCES;
 use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources, Target};
-use lorafit_kernels::gpu::{Float, Region};
+use lorafit_kernels::gpu::{Float, Region, TensorCores};
 use lorafit_kernels::ops::attention::cuda::{
     DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
     plain_forward,
@@ -94,8 +94,8 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     // Plain kernels have instances of heads up to 64, 128 and 256.
     for dim in HEAD_DIMS {
         let heads = Heads { query: 1, key_value: 1, dim };
-        let tree = Tree::new(&Segments::single(1), heads);
-        let on_device = DeviceTree { tree: &tree, parts: [r; 5] };
+        let tree = Tree::new(&Segments::single(1), heads, TensorCores::Warps);
+        let on_device = DeviceTree { tree: &tree, parts: [r; 6] };
         for window in [None, Some(1)] {
             let scores = Scores { window, ..Scores::of(heads) };
             let mut launches = backward(r, operands, on_device, heads, scores, gradients, r).to_vec();

@@ -11,7 +11,7 @@ use std::process::ExitCode;
 use lorafit_kernels::cuda::modules::write_ahead;
 use lorafit_kernels::cuda::nvrtc::{Nvrtc, Target};
 use lorafit_kernels::cuda::{SOURCES, Source};
-use lorafit_kernels::gpu::{Arg, Float, Launch, Region, taken};
+use lorafit_kernels::gpu::{Arg, Float, Launch, Region, TensorCores, taken};
 use lorafit_kernels::ops::attention::cuda::{DeviceTree, Gradients, Operands, Tree, backward, forward};
 use lorafit_kernels::ops::attention::{Heads, Scores, Segment, Segments};
 use lorafit_kernels::ops::gate::Activation;
@@ -161,7 +161,7 @@ fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usiz
         line(text, format_args!("segment {start} {len} {}", parent.map_or(-1, |parent| parent as i64)));
     }
     let segments = Segments::new(segments, tokens).expect("a stream");
-    let (tree, scores) = (Tree::new(&segments, heads), Scores::of(heads));
+    let (tree, scores) = (Tree::new(&segments, heads, TensorCores::Warps), Scores::of(heads));
     let mut buffers = Buffers::new(text);
     let parts = tree.bytes();
     let names = ["segments", "order", "query_tiles", "key_tiles", "positions"];

@@ -1,6 +1,6 @@
 // What several kernels share: values in units of eight, sums over a warp or over the rows of a matrix, and random numbers.
 
-static constexpr int WARP = 32;
+static constexpr int WARP = 32, WARPGROUP = 4 * WARP;
 static constexpr u32 UNIT = 8;
 
 DEVICE float to_float(float x) { return x; }

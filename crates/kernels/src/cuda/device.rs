@@ -14,9 +14,9 @@ use super::ffi::{self, Cuda, Handle};
 use super::library::{self, Wanted};
 use super::memory::{Memory, free_and_total};
 use super::modules::Modules;
+use super::nvrtc;
 use super::staging::Staging;
-use crate::gpu::launch::MAX_SHARED_BYTES;
-use crate::gpu::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region};
+use crate::gpu::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region, TensorCores};
 
 /// The oldest devices that kernels are compiled for.
 const OLDEST: u32 = 80;
@@ -207,7 +207,7 @@ impl Driver for CudaDevice {
         if *shared_bytes > PLAIN_SHARED_BYTES {
             let most = ffi::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a loaded kernel.
-            let more = unsafe { (cuda.cuFuncSetAttribute)(function, most, MAX_SHARED_BYTES as c_int) };
+            let more = unsafe { (cuda.cuFuncSetAttribute)(function, most, *shared_bytes as c_int) };
             cuda.checked(entry, more)?;
         }
         let mut values: Vec<u64> =
@@ -270,6 +270,13 @@ impl Driver for CudaDevice {
                 (cuda.cuMemcpyDtoHAsync_v2)(bytes.as_mut_ptr().cast(), from, bytes.len(), self.stream);
             cuda.checked("a copy to the host", asked)?;
             cuda.checked("waiting for the device", (cuda.cuStreamSynchronize)(self.stream))
+        }
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        match self.architecture {
+            nvrtc::HOPPER if std::env::var_os("FC_WARPS").is_none() => TensorCores::Warpgroups,
+            _ => TensorCores::Warps,
         }
     }
 

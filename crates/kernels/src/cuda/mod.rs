@@ -282,6 +282,20 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
+        "attention_warpgroups",
+        "ops/attention/cuda.cu",
+        [
+            "attention_forward_warpgroups<64, 1>",
+            "attention_forward_warpgroups<64, 2>",
+            "attention_forward_warpgroups<64, 3>",
+            "attention_forward_warpgroups<128, 1>",
+            "attention_forward_warpgroups<128, 2>",
+            "attention_forward_warpgroups<128, 3>",
+            "attention_backward_warpgroups<64, 64>",
+            "attention_backward_warpgroups<128, 128>",
+        ]
+    ),
+    source!(
         "attention_forward_special",
         "ops/attention/cuda.cu",
         [

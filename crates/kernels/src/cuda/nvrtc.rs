@@ -17,6 +17,9 @@ use crate::gpu::DeviceError;
 /// Compute capabilities, ten times: Ampere (80, 86), Ada (89), Hopper (90), Blackwell (100, 120).
 pub const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
+/// Compute capability of devices whose warpgroups multiply. Their machine code, "sm_90a" for the compiler, runs on them alone.
+pub(super) const HOPPER: u32 = 90;
+
 /// Compute capabilities of modules for cars and robots, whose machine code no other device runs.
 pub(super) const TEGRA: [u32; 5] = [72, 87, 88, 101, 110];
 
@@ -257,7 +260,9 @@ fn build(program: &Program, source: &Source, target: Target) -> Result<(Vec<u8>,
         // SAFETY: program and name are alive; nothing is kept of the name.
         checked(unsafe { (nvrtc.nvrtcAddNameExpression)(program, entry.as_ptr()) })?;
     }
-    let options = [format!("--gpu-architecture={target}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
+    // What Hopper alone has is not in the set that later devices run.
+    let own = if target == Target::Machine(HOPPER) { "a" } else { "" };
+    let options = [format!("--gpu-architecture={target}{own}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
     let options = options.map(|option| text(&option));
     let pointers = options.each_ref().map(|option| option.as_ptr());
     // SAFETY: a program that was not compiled yet, and options that live until it is.

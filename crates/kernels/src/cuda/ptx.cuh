@@ -12,7 +12,7 @@ typedef unsigned long long u64;
 // KERNEL(threads[, blocks]): blocks have at most so many threads; so many blocks at least fit a multiprocessor.
 #define KERNEL(...) __global__ void __launch_bounds__(__VA_ARGS__)
 // The shared memory that the launch asks for.
-#define DYNAMIC_SHARED(NAME) extern __shared__ __align__(128) u8 NAME[]
+#define DYNAMIC_SHARED(NAME) extern __shared__ __align__(1024) u8 NAME[]
 
 struct bf16 {
     u16 bits;
@@ -107,3 +107,78 @@ DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "mem
 
 // Waits until all but the last N groups of this thread are there. Other threads see them after a barrier.
 template <int N> DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+
+// ---- What Hopper alone has (sm_90a): a warpgroup, which is four warps from a multiple of four on, multiplies matrices that lie in
+// shared memory while its threads go on. They come to these instructions together and with the same operands.
+
+// A matrix in shared memory as they read it (PTX ISA, "Shared Memory Matrix Layout", 128-byte swizzling): rows of 64 values behind
+// each other from a multiple of 1024 bytes on, whose chunks of 16 bytes lie in place `chunk ^ row % 8`. `first` is its first value;
+// `next` are the bytes from eight rows to the next eight; `beside` those from 64 columns to the next 64, which counts where a
+// product sums over rows.
+typedef u64 SharedMatrix;
+DEVICE SharedMatrix shared_matrix(SharedAddress first, u32 next, u32 beside) {
+    return (first & 0x3ffffu) >> 4 | (u64)(beside >> 4) << 16 | (u64)(next >> 4) << 32 | 1ull << 62;
+}
+// The matrix that begins so many bytes behind.
+DEVICE SharedMatrix matrix_behind(SharedMatrix matrix, u32 bytes) { return matrix + (bytes >> 4); }
+
+// What this thread wrote to shared memory, or waited for, is seen by the products that come after the next barrier.
+DEVICE void shared_fence() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+// Before the first product of a batch: registers that it adds to or multiplies are as the threads left them.
+DEVICE void warpgroup_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+// Ends the batch of products begun since the last one.
+DEVICE void warpgroup_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+// Waits for all but the last N batches. Until then nobody may touch their registers, nor write the matrices that they read.
+template <int N> DEVICE void warpgroup_wait() { asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(N) : "memory"); }
+// The compiler reads these sums behind the wait before, and not earlier.
+template <int N> DEVICE void settle(float (&d)[N][4]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[n][i])::"memory");
+}
+
+// Begin d = left . right^T (first) or d += left . right^T, of 64 rows and of as many columns as d has eight times: 16 columns of
+// both are summed over. And d += a . right: 16 rows of `right` are summed over, `a` is in registers. A warp has 16 rows; its lanes
+// hold d and a as those of `mma`.
+#define ROW(KIND, n) KIND(d[n][0]), KIND(d[n][1]), KIND(d[n][2]), KIND(d[n][3])
+DEVICE void warpgroup_mma_first(float (&d)[8][4], SharedMatrix left, SharedMatrix right) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
+        "%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;}"
+        : ROW("=f", 0), ROW("=f", 1), ROW("=f", 2), ROW("=f", 3), ROW("=f", 4), ROW("=f", 5), ROW("=f", 6),
+        ROW("=f", 7)
+        : "l"(left), "l"(right), "r"(0));
+}
+DEVICE void warpgroup_mma(float (&d)[8][4], SharedMatrix left, SharedMatrix right) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %34, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
+        "%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, %32, %33, p, 1, 1, 0, 0;}"
+        : ROW("+f", 0), ROW("+f", 1), ROW("+f", 2), ROW("+f", 3), ROW("+f", 4), ROW("+f", 5), ROW("+f", 6),
+        ROW("+f", 7)
+        : "l"(left), "l"(right), "r"(1));
+}
+DEVICE void warpgroup_mma(float (&d)[8][4], const u32 (&a)[4], SharedMatrix right) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %37, 0; "
+        "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,"
+        "%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31}, {%32,%33,%34,%35}, %36, p, 1, 1, 1;}"
+        : ROW("+f", 0), ROW("+f", 1), ROW("+f", 2), ROW("+f", 3), ROW("+f", 4), ROW("+f", 5), ROW("+f", 6),
+        ROW("+f", 7)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right), "r"(1));
+}
+DEVICE void warpgroup_mma(float (&d)[16][4], const u32 (&a)[4], SharedMatrix right) {
+    asm volatile(
+        "{.reg .pred p; setp.ne.b32 p, %69, 0; "
+        "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,"
+        "%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31,%32,%33,%34,%35,%36,%37,"
+        "%38,%39,%40,%41,%42,%43,%44,%45,%46,%47,%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,"
+        "%63}, {%64,%65,%66,%67}, %68, p, 1, 1, 1;}"
+        : ROW("+f", 0), ROW("+f", 1), ROW("+f", 2), ROW("+f", 3), ROW("+f", 4), ROW("+f", 5), ROW("+f", 6),
+        ROW("+f", 7), ROW("+f", 8), ROW("+f", 9), ROW("+f", 10), ROW("+f", 11), ROW("+f", 12),
+        ROW("+f", 13), ROW("+f", 14), ROW("+f", 15)
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(right), "r"(1));
+}
+#undef ROW

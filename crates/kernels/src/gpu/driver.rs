@@ -98,6 +98,21 @@ pub trait Driver: fmt::Debug + Send + Sync {
 
     /// What the device is.
     fn info(&self) -> DeviceInfo;
+
+    /// How its tensor cores multiply.
+    fn tensor_cores(&self) -> TensorCores {
+        TensorCores::Warps
+    }
+}
+
+/// By which instructions tensor cores multiply matrices in shared memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TensorCores {
+    /// Those of a warp, which every device has (`mma.sync`).
+    #[default]
+    Warps,
+    /// Those of a warpgroup, four warps, of Hopper (`wgmma`).
+    Warpgroups,
 }
 
 /// What a device is.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
 use super::arena::{ALIGNMENT, Arena};
-use super::{DeviceError, DeviceInfo, Driver, Float, Gemm, Launch, Region};
+use super::{DeviceError, DeviceInfo, Driver, Float, Gemm, Launch, Region, TensorCores};
 
 /// A device that ops run on; a copy is the same device, which stays open until the process ends.
 ///
@@ -49,6 +49,11 @@ impl Gpu {
     /// What the device is.
     pub fn info(&self) -> DeviceInfo {
         self.0.driver.info()
+    }
+
+    /// How its tensor cores multiply.
+    pub(crate) fn tensor_cores(&self) -> TensorCores {
+        self.0.driver.tensor_cores()
     }
 
     /// Takes memory for all that is planned before any of it is made, so that a run that does not fit ends here.

@@ -12,7 +12,7 @@ pub mod launch;
 pub mod recorder;
 
 pub use arena::taken;
-pub use driver::{DeviceInfo, Driver, Factor, Gemm, Matrix};
+pub use driver::{DeviceInfo, Driver, Factor, Gemm, Matrix, TensorCores};
 pub use error::DeviceError;
 pub(crate) use handle::Buffer;
 pub use handle::Gpu;

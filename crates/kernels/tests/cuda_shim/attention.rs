@@ -2,6 +2,7 @@
 
 use lorafit_kernels::Placement;
 use lorafit_kernels::gpu::Float::{self, Bf16, F32};
+use lorafit_kernels::gpu::TensorCores;
 use lorafit_kernels::ops::attention::cuda::{self, DeviceTree, Operands, Tree};
 use lorafit_kernels::ops::attention::{
     Continued, Gradients, Heads, Saved, Scores, Segment, Segments, backward, backward_workspace, forward,
@@ -17,11 +18,15 @@ use crate::{FLOATS, assert_close, tensor, tolerance, values};
 /// many summands cancel. Relative to the largest value.
 const TOLERANCE: f32 = 1.0 / 128.0;
 
+const CORES: [TensorCores; 2] = [TensorCores::Warps, TensorCores::Warpgroups];
+
 /// Which kernels.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kernels {
-    /// Of tensor cores.
+    /// Of tensor cores, by warps.
     Mma,
+    /// Of tensor cores, by warpgroups where they are.
+    Warpgroups,
     /// Of values of a type.
     Plain(Float),
 }
@@ -29,8 +34,15 @@ enum Kernels {
 impl Kernels {
     fn float(self) -> Float {
         match self {
-            Kernels::Mma => Bf16,
+            Kernels::Mma | Kernels::Warpgroups => Bf16,
             Kernels::Plain(float) => float,
+        }
+    }
+
+    fn cores(self) -> TensorCores {
+        match self {
+            Kernels::Warpgroups => TensorCores::Warpgroups,
+            Kernels::Mma | Kernels::Plain(_) => TensorCores::Warps,
         }
     }
 
@@ -38,7 +50,7 @@ impl Kernels {
     fn tolerance(self) -> f32 {
         match self {
             Kernels::Plain(F32) => 2.0 * tolerance(F32),
-            Kernels::Mma | Kernels::Plain(Bf16) => TOLERANCE,
+            Kernels::Mma | Kernels::Warpgroups | Kernels::Plain(Bf16) => TOLERANCE,
         }
     }
 }
@@ -87,12 +99,12 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     let [cos, sin] = [f32::cos, f32::sin].map(|of| angles.iter().map(|angle| of(*angle)).collect::<Vec<_>>());
     let mut parts = [&cos, &sin].into_iter();
     let t_angles = Angles::for_rotation(tokens, rotation, |_| tensor(parts.next().expect("two parts")));
-    let turns = kernels == Kernels::Mma && cuda::turns(heads, rotation);
+    let turns = !matches!(kernels, Kernels::Plain(_)) && cuda::turns(heads, rotation);
     let turned = turns.then_some(&t_angles);
     let gradients = Gradients { q: &mut t_dq, k: &mut t_dk, v: &mut t_dv, turned };
     backward(&td, saved, &segments, heads, scores, gradients, &mut workspace);
 
-    let tree = Tree::new(&segments, heads);
+    let tree = Tree::new(&segments, heads, kernels.cores());
     let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
     let [q, k, v, d_out] = [&q, &k, &v, &d_out].map(|values| machine.put_floats(float, values));
     let [out, d_q] = [0, 1].map(|_| machine.put_floats(float, &vec![9.0; wide]));
@@ -100,7 +112,7 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     let [lse, delta] = [0, 1].map(|_| machine.put_floats(F32, &vec![9.0; per_head]));
     let operands = Operands { q, k, v, out, lse };
     machine.run(&match kernels {
-        Kernels::Mma => cuda::forward(operands, on_device, heads, scores, None),
+        Kernels::Mma | Kernels::Warpgroups => cuda::forward(operands, on_device, heads, scores, None),
         Kernels::Plain(float) => cuda::plain_forward(float, operands, on_device, heads, scores),
     });
     assert_close(&machine.get_floats(float, out), &t_out.to_vec(wide), tolerance, &what("out"));
@@ -110,7 +122,9 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
     let [cos, sin] = [&cos, &sin].map(|part| machine.put_floats(F32, part));
     let gradients = cuda::Gradients { q: d_q, k: d_k, v: d_v, turned: turns.then_some((cos, sin)) };
     let launches = match kernels {
-        Kernels::Mma => cuda::backward(d_out, operands, on_device, heads, scores, gradients, delta).to_vec(),
+        Kernels::Mma | Kernels::Warpgroups => {
+            cuda::backward(d_out, operands, on_device, heads, scores, gradients, delta).to_vec()
+        }
         Kernels::Plain(float) => {
             cuda::plain_backward(float, d_out, operands, on_device, heads, scores, gradients, delta).to_vec()
         }
@@ -133,7 +147,7 @@ fn check_scores(kernels: Kernels, heads: Heads, scores: Scores, list: &[(usize, 
 }
 
 /// The bits of everything that forward writes, of queries that are turned by a launch before or by it.
-fn forward_of_turned(dim: usize, by_attention: bool) -> Option<[Vec<f32>; 3]> {
+fn forward_of_turned(dim: usize, by_attention: bool, cores: TensorCores) -> Option<[Vec<f32>; 3]> {
     let mut machine = Machine::new()?;
     let heads = Heads { query: 6, key_value: 2, dim };
     let segments = segments(&[(35, None), (40, Some(0)), (11, Some(0))]);
@@ -152,7 +166,7 @@ fn forward_of_turned(dim: usize, by_attention: bool) -> Option<[Vec<f32>; 3]> {
         let shape = (tokens, [heads.query, 0]);
         machine.run(&turn(Bf16, [q, q.first(0)], (cos, sin), Turn::Forward, shape, rotation));
     }
-    let tree = Tree::new(&segments, heads);
+    let tree = Tree::new(&segments, heads, cores);
     let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
     let operands = Operands { q, k, v, out, lse };
     let angles = by_attention.then_some((cos, sin));
@@ -162,13 +176,16 @@ fn forward_of_turned(dim: usize, by_attention: bool) -> Option<[Vec<f32>; 3]> {
 
 #[test]
 fn queries_that_attention_turns_have_the_bits_of_those_that_are_turned_before() {
-    for dim in [64, 80, 96, 128] {
-        assert_eq!(forward_of_turned(dim, true), forward_of_turned(dim, false), "heads of {dim}");
+    for cores in CORES {
+        for dim in [64, 80, 96, 128] {
+            let [by_itself, before] = [true, false].map(|by| forward_of_turned(dim, by, cores));
+            assert_eq!(by_itself, before, "heads of {dim}, {cores:?}");
+        }
     }
 }
 
 /// Forward where keys are `step` further along the queries from token to token.
-fn check_forward_along_keys(dim: usize, step: f32) {
+fn check_forward_along_keys(dim: usize, step: f32, cores: TensorCores) {
     let Some(mut machine) = Machine::new() else { return };
     let heads = Heads { query: 2, key_value: 1, dim };
     let (scores, list) = (Scores::of(heads), [(201, None), (7, Some(0))]);
@@ -183,7 +200,7 @@ fn check_forward_along_keys(dim: usize, step: f32) {
     let (mut t_out, mut t_lse) = (tensor(&vec![0.0; wide]), tensor(&vec![0.0; per_head]));
     forward(&tq, &tk, &tv, &segments, heads, scores, &mut t_out, &mut t_lse);
 
-    let tree = Tree::new(&segments, heads);
+    let tree = Tree::new(&segments, heads, cores);
     let on_device = DeviceTree { tree: &tree, parts: tree.bytes().map(|bytes| machine.put(&bytes)) };
     let [q, k, v] = [&q, &k, &v].map(|values| machine.put_floats(Bf16, values));
     let (out, lse) =
@@ -199,41 +216,50 @@ fn scores_that_grow_or_fall_along_a_row_keep_its_powers_in_range() {
     // From one tile of keys to the next scores change by a little, by more than the powers of a row may, and by so much that
     // powers above the largest score of the tile before are not finite.
     for step in [1.0 / 512.0, 1.0 / 32.0, 1.0, -1.0 / 32.0, -1.0] {
-        check_forward_along_keys(64, step);
-        check_forward_along_keys(128, step);
+        for (dim, cores) in [64, 128].into_iter().flat_map(|dim| CORES.map(|cores| (dim, cores))) {
+            check_forward_along_keys(dim, step, cores);
+        }
     }
 }
 
+/// Both ways of tensor cores.
+const ON_TENSOR_CORES: [Kernels; 2] = [Kernels::Mma, Kernels::Warpgroups];
+
 #[test]
 fn attention_of_one_token_and_of_odd_lengths_equals_the_cpu() {
-    check(Kernels::Mma, (1, 1, 64), &[(1, None)]);
-    check(Kernels::Mma, (2, 2, 64), &[(67, None)]);
-    check(Kernels::Mma, (1, 1, 64), &[(3, None), (129, None), (1, None)]);
+    for kernels in ON_TENSOR_CORES {
+        check(kernels, (1, 1, 64), &[(1, None)]);
+        check(kernels, (2, 2, 64), &[(67, None)]);
+        check(kernels, (1, 1, 64), &[(3, None), (129, None), (1, None)]);
+    }
 }
 
 #[test]
 fn attention_over_deep_trees_equals_the_cpu() {
     // A chain, branches of branches, and children that are not behind their parent.
     let chain: Vec<_> = (0..12usize).map(|i| (1 + i * 7 % 5, i.checked_sub(1))).collect();
-    check(Kernels::Mma, (2, 1, 64), &chain);
-    check(
-        Kernels::Mma,
-        (4, 2, 64),
-        &[(70, None), (5, Some(0)), (9, None), (66, Some(0)), (3, Some(1)), (2, Some(2)), (33, Some(3))],
-    );
+    for kernels in ON_TENSOR_CORES {
+        check(kernels, (2, 1, 64), &chain);
+        check(kernels, (4, 2, 64), &DEEP);
+    }
+    check(Kernels::Warpgroups, (2, 1, 128), &DEEP);
 }
 
 #[test]
 fn attention_with_every_group_size_equals_the_cpu() {
-    for group in 1..=8 {
-        check(Kernels::Mma, (2 * group, 2, 64), &[(13, None), (6, Some(0)), (4, Some(0))]);
+    for kernels in ON_TENSOR_CORES {
+        for group in 1..=8 {
+            check(kernels, (2 * group, 2, 64), &[(13, None), (6, Some(0)), (4, Some(0))]);
+        }
     }
 }
 
 #[test]
 fn attention_with_every_head_size_equals_the_cpu() {
-    for dim in cuda::HEAD_DIMS {
-        check(Kernels::Mma, (3, 1, dim), &[(35, None), (20, Some(0)), (11, Some(0))]);
+    for kernels in ON_TENSOR_CORES {
+        for dim in cuda::HEAD_DIMS {
+            check(kernels, (3, 1, dim), &[(35, None), (20, Some(0)), (11, Some(0))]);
+        }
     }
 }
 

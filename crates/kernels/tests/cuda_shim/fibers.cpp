@@ -35,6 +35,10 @@ struct Fiber {
     bool done;
     std::vector<std::vector<Copy>> groups;
     std::vector<Copy> open;
+    // Products that were begun, and whether this thread has copies that they do not see.
+    std::vector<std::vector<std::function<void()>>> product_groups;
+    std::vector<std::function<void()>> open_products;
+    bool unfenced;
 };
 // Threads that meet: a block, or a warp.
 struct Meeting {
@@ -48,7 +52,7 @@ struct Meeting {
 };
 
 std::vector<Fiber> fibers;
-std::vector<Meeting> warps;
+std::vector<Meeting> warps, warpgroups;
 Meeting block;
 std::vector<u32> ready;  // a queue: `next` is its head
 size_t next_ready;
@@ -84,6 +88,8 @@ void run_fiber() {
         for (auto& group : fibers[current].groups) pending |= !group.empty();
         if (pending) fail("the thread ends with copies that nobody waited for");
     }
+    if (!fibers[current].open_products.empty() || !fibers[current].product_groups.empty())
+        fail("the thread ends with products that nobody waited for");
     fibers[current].done = true;
     to_scheduler(true);
 }
@@ -111,6 +117,11 @@ void run_block(u32 threads) {
         warps[w].members = threads - 32 * w < 32 ? threads - 32 * w : 32;
         for (auto& slots : warps[w].slots) slots.resize(32 * SLOT);
     }
+    warpgroups.assign(threads / 128, Meeting());
+    for (auto& group : warpgroups) {
+        group.members = 128;
+        for (auto& slots : group.slots) slots.resize(128 * SLOT);
+    }
     block = Meeting();
     block.members = threads;
     for (u32 i = 0; i < threads; i++) {
@@ -118,6 +129,9 @@ void run_block(u32 threads) {
         fiber.done = false;
         fiber.groups.clear();
         fiber.open.clear();
+        fiber.product_groups.clear();
+        fiber.open_products.clear();
+        fiber.unfenced = false;
         getcontext(&fiber.context);
         fiber.context.uc_stack.ss_sp = fiber.stack;
         fiber.context.uc_stack.ss_size = STACK;
@@ -179,7 +193,7 @@ void run_grid(const Entry& of, uint3 grid, u32 threads, u32 shared_bytes, bool i
             for (u32 x = 0; x < grid.x; x++) {
                 block_index = {x, y, z};
                 // What is not written first is not a number.
-                if (posix_memalign((void**)&shared_memory, 128, shared_bytes)) fail("no memory");
+                if (posix_memalign((void**)&shared_memory, 1024, shared_bytes)) fail("no memory");
                 memset(shared_memory, 0xff, shared_bytes);
                 run_block(threads);
                 free(shared_memory);
@@ -203,14 +217,44 @@ bool barrier_any(bool value) {
     return result;
 }
 
-const u8* exchange(const char* what, const void* value, size_t bytes) {
-    Meeting& warp = warps[thread_index.x / 32];
-    u8* slots = warp.slots[warp.turn % 2].data();
-    memcpy(slots + SLOT * (thread_index.x % 32), value, bytes);
-    if (warp.arrived + 1 == warp.members) warp.turn++;
-    meet(warp, what);
+namespace {
+const u8* leave(Meeting& meeting, u32 place, const char* what, const void* value, size_t bytes) {
+    u8* slots = meeting.slots[meeting.turn % 2].data();
+    memcpy(slots + SLOT * place, value, bytes);
+    if (meeting.arrived + 1 == meeting.members) meeting.turn++;
+    meet(meeting, what);
     return slots;
 }
+}  // namespace
+
+const u8* exchange(const char* what, const void* value, size_t bytes) {
+    return leave(warps[thread_index.x / 32], thread_index.x % 32, what, value, bytes);
+}
+
+void agree(const char* what, const void* value, size_t bytes) {
+    if (thread_index.x / 128 >= warpgroups.size()) fail("a warpgroup has fewer than four warps");
+    const u8* left = leave(warpgroups[thread_index.x / 128], thread_index.x % 128, what, value, bytes);
+    if (memcmp(left, value, bytes)) fail(std::string("the threads of a warpgroup disagree in ") + what);
+}
+
+void product_begin(std::function<void()> product) {
+    for (auto& fiber : fibers)
+        if (fiber.unfenced) fail("a product of a warpgroup reads copies without a shared_fence");
+    fibers[thread_index.x].open_products.push_back(std::move(product));
+}
+void product_commit() {
+    Fiber& fiber = fibers[thread_index.x];
+    fiber.product_groups.emplace_back();
+    fiber.product_groups.back().swap(fiber.open_products);
+}
+void product_wait(int groups) {
+    Fiber& fiber = fibers[thread_index.x];
+    while (fiber.product_groups.size() > (size_t)groups) {
+        for (auto& product : fiber.product_groups.front()) product();
+        fiber.product_groups.erase(fiber.product_groups.begin());
+    }
+}
+void fence() { fibers[thread_index.x].unfenced = false; }
 
 void copy_begin(void* shared, const void* global, bool there) {
     if ((uintptr_t)shared % 16 || (there && (uintptr_t)global % 16)) fail("a copy is not aligned to 16 bytes");
@@ -226,6 +270,7 @@ void copy_wait(int groups) {
     while (fiber.groups.size() > (size_t)groups) {
         for (auto& copy : fiber.groups.front())
             copy.there ? memcpy(copy.shared, copy.global, 16) : memset(copy.shared, 0, 16);
+        fiber.unfenced |= !fiber.groups.front().empty();
         fiber.groups.erase(fiber.groups.begin());
     }
 }

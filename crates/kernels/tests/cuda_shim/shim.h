@@ -63,6 +63,13 @@ void barrier(const char* what);
 bool barrier_any(bool value);
 // Leaves `bytes` of this lane for its warp, waits for all lanes, and gives what each lane left, 64 bytes apart.
 const u8* exchange(const char* what, const void* value, size_t bytes);
+// The same of a warpgroup: what the four warps leave must be equal.
+void agree(const char* what, const void* value, size_t bytes);
+// Products of a warpgroup, which are computed when they are waited for; `shared_fence` was forgotten where one reads a copy.
+void product_begin(std::function<void()> product);
+void product_commit();
+void product_wait(int groups);
+void fence();
 void copy_begin(void* shared, const void* global, bool there);
 void copy_commit();
 void copy_wait(int groups);
@@ -194,3 +201,77 @@ inline void copy_async(SharedAddress shared, const void* global, bool there) {
 }
 inline void copy_async_commit() { shim::copy_commit(); }
 template <int N> void copy_async_wait() { shim::copy_wait(N); }
+
+// A matrix in shared memory: see ptx.cuh.
+struct SharedMatrix {
+    uintptr_t first;
+    u32 next, beside;
+};
+inline SharedMatrix shared_matrix(SharedAddress first, u32 next, u32 beside) { return {first, next, beside}; }
+inline SharedMatrix matrix_behind(SharedMatrix matrix, u32 bytes) { return {matrix.first + bytes, matrix.next, matrix.beside}; }
+// The value in a row of 64 that begins `columns` behind the matrix's first value; chunks have changed places.
+inline float matrix_value(SharedMatrix matrix, int row, int column) {
+    uintptr_t at = matrix.first + row / 8 * matrix.next + row % 8 * 128 + column / 64 * matrix.beside + column % 64 * 2;
+    at ^= (at >> 7 & 7) << 4;
+    return bits_float((u32) * (const u16*)at << 16);
+}
+inline void check_matrix(SharedMatrix matrix, bool sums_over_rows) {
+    if (matrix.next != 1024 || matrix.first % 1024 >= (sums_over_rows ? 16 : 128) || matrix.first % 16) {
+        fprintf(stderr, "a matrix of a warpgroup does not begin at a multiple of 1024 bytes\n");
+        abort();
+    }
+}
+inline void shared_fence() { shim::fence(); }
+inline void warpgroup_fence() { shim::agree("warpgroup_fence", "", 1); }
+inline void warpgroup_commit() {
+    shim::agree("warpgroup_commit", "", 1);
+    shim::product_commit();
+}
+template <int N> void warpgroup_wait() {
+    shim::agree("warpgroup_wait", "", 1);
+    shim::product_wait(N);
+}
+template <int N> void settle(float (&)[N][4]) {}
+
+// The first of a warp's rows that this lane has results of, in a warpgroup's 64 rows.
+inline int warpgroup_row() { return threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4; }
+
+template <int N> void warpgroup_mma(float (&d)[N][4], SharedMatrix left, SharedMatrix right) {
+    const SharedMatrix both[2] = {left, right};
+    shim::agree("warpgroup_mma", both, sizeof both);
+    check_matrix(left, false);
+    check_matrix(right, false);
+    const int row = warpgroup_row(), t = threadIdx.x % 4;
+    shim::product_begin([=, &d] {
+        for (int n = 0; n < N; n++)
+            for (int i = 0; i < 4; i++)
+                for (int k = 0; k < 16; k++)
+                    d[n][i] += matrix_value(left, row + i / 2 * 8, k) * matrix_value(right, n * 8 + 2 * t + i % 2, k);
+    });
+}
+template <int N> void warpgroup_mma_first(float (&d)[N][4], SharedMatrix left, SharedMatrix right) {
+    shim::product_begin([&d] {
+        for (auto& sums : d)
+            for (float& sum : sums) sum = 0.0f;
+    });
+    warpgroup_mma(d, left, right);
+}
+template <int N> void warpgroup_mma(float (&d)[N][4], const u32 (&a)[4], SharedMatrix right) {
+    shim::agree("warpgroup_mma of registers", &right, sizeof right);
+    check_matrix(right, true);
+    // What the lanes of a row have of it, pairs of columns: as those of `mma`.
+    const u8* left = shim::exchange("warpgroup_mma of registers", a, sizeof a);
+    const int first_lane = threadIdx.x % 32 / 4 * 4, t = threadIdx.x % 4;
+    struct {
+        u32 of[4][4];
+    } rows;
+    for (int lane = 0; lane < 4; lane++) memcpy(rows.of[lane], left + 64 * (first_lane + lane), sizeof a);
+    shim::product_begin([=, &d] {
+        for (int n = 0; n < N; n++)
+            for (int i = 0; i < 4; i++)
+                for (int k = 0; k < 16; k++) {
+                    const u32 pair = rows.of[k % 8 / 2][k / 8 * 2 + i / 2];
+                    d[n][i] += (k % 2 ? high_half(pair) : low_half(pair)) * matrix_value(right, k, n * 8 + 2 * t + i % 2);
+                }
+    });
+}

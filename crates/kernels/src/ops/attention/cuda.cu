@@ -19,7 +19,8 @@ struct Segment {
     i32 order, subtree;      // place of the first token in depth-first order; tokens of the segment and all below it
 };
 
-static constexpr int ROWS = 64, WARP_ROWS = 16;
+// Rows that a block owns, a warp, and a warpgroup.
+static constexpr int ROWS = 64, WARP_ROWS = 16, ROWS_OF_GROUP = 64;
 static constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 
 struct Heads {
@@ -52,26 +53,32 @@ DEVICE u32 token_at(const Segment* segments, i32 at, i32 position) {
 }
 
 // Rows in shared memory, in chunks of 16 bytes. Eight rows have a chunk in different banks: where a row is a multiple of 128
-// bytes its chunks change places, by the last bits of the row's number; elsewhere rows are an odd number of chunks apart.
-template <int DIM> struct Tile {
+// bytes, 64 of its values lie behind those of the row before, all rows' first 64 before the next ones, and the chunks of 128
+// bytes change places by the last bits of the row's number, as the products of a warpgroup want them; elsewhere rows are an odd
+// number of chunks apart.
+template <int DIM, int ROWS> struct Tile {
     static constexpr bool SWIZZLED = DIM % 64 == 0;
-    static constexpr int STRIDE = SWIZZLED ? DIM : DIM + 8;
+    static constexpr int STRIDE = SWIZZLED ? 64 : DIM + 8, LEN = ROWS * (SWIZZLED ? DIM : STRIDE);
     // The values that a chunk of a row begins at.
-    DEVICE static int at(int row, int chunk) { return row * STRIDE + (SWIZZLED ? chunk ^ row % 8 : chunk) * 8; }
+    DEVICE static int at(int row, int chunk) {
+        if (!SWIZZLED) return row * STRIDE + chunk * 8;
+        return chunk / 8 * (ROWS * STRIDE) + row * STRIDE + (chunk % 8 ^ row % 8) * 8;
+    }
     DEVICE static SharedAddress address(const bf16* tile, int row, int chunk) { return shared_address(tile + at(row, chunk)); }
     // From a chunk to that `more` behind it in its row, where adding their numbers carries no bit: what swaps them is one
     // operation on the address, since tiles and their rows begin at multiples of eight chunks.
     DEVICE static SharedAddress behind(SharedAddress chunk, int more) {
         if (!SWIZZLED) return chunk + more * 16;
-        return (chunk ^ more % 8 * 16) + more / 8 * 128;
+        return (chunk ^ more % 8 * 16) + more / 8 * (ROWS * STRIDE * 2);
     }
     // From a chunk to that in the same place `rows` rows on, a multiple of eight.
     DEVICE static SharedAddress below(SharedAddress chunk, int rows) { return chunk + rows * STRIDE * 2; }
+    // From a chunk to that in the same place of a tile `tiles` tiles on.
+    DEVICE static SharedAddress later(SharedAddress chunk, int tiles) { return chunk + tiles * LEN * 2; }
 };
 
 // A tile of ROWS rows is copied by all threads of a block: so many have a row, and `row()` is that of this thread.
-static constexpr int THREADS = 128;
-template <int ROWS> struct Copier {
+template <int ROWS, int THREADS> struct Copier {
     static constexpr int OF_ROW = THREADS / ROWS;
     DEVICE static int row() { return threadIdx.x / OF_ROW; }
     DEVICE static int first_chunk() { return threadIdx.x % OF_ROW; }
@@ -81,53 +88,75 @@ template <int ROWS> struct Copier {
 DEVICE SharedAddress kept(SharedAddress address) { return shuffle_xor(address, 0); }
 
 // Where this thread copies to in a tile.
-template <int DIM, int ROWS> DEVICE SharedAddress copies_of(const bf16* tile) {
-    return kept(Tile<DIM>::address(tile, Copier<ROWS>::row(), Copier<ROWS>::first_chunk()));
+template <int DIM, int ROWS, int THREADS = 128> DEVICE SharedAddress copies_of(const bf16* tile) {
+    typedef Copier<ROWS, THREADS> Mine;
+    return kept(Tile<DIM, ROWS>::address(tile, Mine::row(), Mine::first_chunk()));
 }
 
 // Begins to copy this thread's row of DIM values `from` to a tile, or fills it with zeros where it is not there.
-template <int DIM, int ROWS> DEVICE void load_row(SharedAddress to, const bf16* from, bool there) {
-    typedef Copier<ROWS> Mine;
+template <int DIM, int ROWS, int THREADS = 128> DEVICE void load_row(SharedAddress to, const bf16* from, bool there) {
+    typedef Copier<ROWS, THREADS> Mine;
     constexpr int CHUNKS = DIM / 8;
     const int first = Mine::first_chunk();
     from = opaque(from + first * 8);
 #pragma unroll
     for (int i = 0; i < (CHUNKS + Mine::OF_ROW - 1) / Mine::OF_ROW; i++) {
         if (CHUNKS % Mine::OF_ROW == 0 || first + i * Mine::OF_ROW < CHUNKS)
-            copy_async(Tile<DIM>::behind(to, i * Mine::OF_ROW), from + i * Mine::OF_ROW * 8, there);
+            copy_async(Tile<DIM, ROWS>::behind(to, i * Mine::OF_ROW), from + i * Mine::OF_ROW * 8, there);
     }
 }
 
-// The chunk of a tile from which a lane goes through it as an operand: a right one whose rows are summed over, a left one, and a
-// right one whose columns are. They are found once, outside of the loops.
-template <int DIM> DEVICE SharedAddress right_rows_of(const bf16* tile) {
-    return Tile<DIM>::address(tile, lane_index() % 16, lane_index() / 16);
+// The place in a tile from which a warp goes through it as an operand: a left one, of which it has 16 rows from `own` on; a right
+// one whose columns are summed over; and a right one whose rows are. They are found once, outside of the loops. A warp of its own
+// has a chunk a lane, a warpgroup the first value of the matrix.
+template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress left_of(const bf16* tile, int own) {
+    if (WARPGROUPS) return Tile<DIM, ROWS>::address(tile, own / ROWS_OF_GROUP * ROWS_OF_GROUP, 0);
+    return kept(Tile<DIM, ROWS>::address(tile, own + lane_index() % 16, lane_index() / 16));
 }
-template <int DIM> DEVICE SharedAddress left_of(const bf16* tile) {
-    return kept(right_rows_of<DIM>(tile));
+template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress right_of(const bf16* tile) {
+    if (WARPGROUPS) return shared_address(tile);
+    return kept(Tile<DIM, ROWS>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
 }
-template <int DIM> DEVICE SharedAddress right_of(const bf16* tile) {
-    return kept(Tile<DIM>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
+template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress right_rows_of(const bf16* tile) {
+    if (WARPGROUPS) return shared_address(tile);
+    return Tile<DIM, ROWS>::address(tile, lane_index() % 16, lane_index() / 16);
 }
 
-// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` and `right_of`.
-template <int DIM, int N>
+// Bytes between eight rows and the next eight of a matrix of a warpgroup.
+static constexpr u32 EIGHT_ROWS = 1024;
+
+// sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` in a tile of LEFT rows, and of `right_of` in
+// one of N. The products of a warpgroup are there after `warpgroup_wait` and `settle`.
+template <int DIM, int LEFT, int N, bool WARPGROUPS = false>
 DEVICE void product_transposed(float (&sums)[N / 8][4], SharedAddress left_chunk, SharedAddress right_chunk) {
+    if constexpr (WARPGROUPS) {
+        const SharedMatrix left = shared_matrix(left_chunk, EIGHT_ROWS, 16), right = shared_matrix(right_chunk, EIGHT_ROWS, 16);
+        warpgroup_fence();
 #pragma unroll
-    for (int k = 0; k < DIM; k += 16) {
-        u32 a[4];
-        load_matrices(a, Tile<DIM>::behind(left_chunk, k / 8));
-        const SharedAddress from = Tile<DIM>::behind(right_chunk, k / 8);
+        for (int k = 0; k < DIM; k += 16) {
+            const SharedMatrix a = matrix_behind(left, k / 64 * (LEFT * 128) + k % 64 * 2);
+            const SharedMatrix b = matrix_behind(right, k / 64 * (N * 128) + k % 64 * 2);
+            if (k == 0) warpgroup_mma_first(sums, a, b);
+            else warpgroup_mma(sums, a, b);
+        }
+        warpgroup_commit();
+    } else {
 #pragma unroll
-        for (int n = 0; n < N; n += 16) {
-            u32 b[4];
-            load_matrices(b, Tile<DIM>::below(from, n));
-            if (k == 0) {
-                mma_first(sums[n / 8], a, b[0], b[1]);
-                mma_first(sums[n / 8 + 1], a, b[2], b[3]);
-            } else {
-                mma(sums[n / 8], a, b[0], b[1]);
-                mma(sums[n / 8 + 1], a, b[2], b[3]);
+        for (int k = 0; k < DIM; k += 16) {
+            u32 a[4];
+            load_matrices(a, Tile<DIM, LEFT>::behind(left_chunk, k / 8));
+            const SharedAddress from = Tile<DIM, N>::behind(right_chunk, k / 8);
+#pragma unroll
+            for (int n = 0; n < N; n += 16) {
+                u32 b[4];
+                load_matrices(b, Tile<DIM, N>::below(from, n));
+                if (k == 0) {
+                    mma_first(sums[n / 8], a, b[0], b[1]);
+                    mma_first(sums[n / 8 + 1], a, b[2], b[3]);
+                } else {
+                    mma(sums[n / 8], a, b[0], b[1]);
+                    mma(sums[n / 8 + 1], a, b[2], b[3]);
+                }
             }
         }
     }
@@ -141,21 +170,29 @@ template <int N> DEVICE void pack(u32 (&packed)[N][2], const float (&values)[N][
         for (int half = 0; half < 2; half++) packed[n][half] = pack_bf16(values[n][2 * half], values[n][2 * half + 1]);
 }
 
-// sums[16, N] += left[16, K] . right[K, N]: right is N columns of a tile of rows of DIM, from `right_rows_of`.
-template <int DIM, int K, int N>
+// sums[16, N] += left[16, K] . right[K, N]: right is N columns of a tile of K rows of DIM, from `right_rows_of`. The products of a
+// warpgroup are there after `warpgroup_wait` and `settle`.
+template <int DIM, int K, int N, bool WARPGROUPS = false>
 DEVICE void product(float (&sums)[N / 8][4], const u32 (&left)[K / 8][2], SharedAddress chunk) {
+    const SharedMatrix right = shared_matrix(chunk, EIGHT_ROWS, K * 128);
+    if constexpr (WARPGROUPS) warpgroup_fence();
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
         const u32(&low)[2] = left[k / 8], (&high)[2] = left[k / 8 + 1];
         const u32 a[4] = {low[0], low[1], high[0], high[1]};
+        if constexpr (WARPGROUPS) {
+            warpgroup_mma(sums, a, matrix_behind(right, k * 128));
+        } else {
 #pragma unroll
-        for (int n = 0; n < N; n += 16) {
-            u32 b[4];
-            load_matrices_transposed(b, Tile<DIM>::below(Tile<DIM>::behind(chunk, n / 8), k));
-            mma(sums[n / 8], a, b[0], b[1]);
-            mma(sums[n / 8 + 1], a, b[2], b[3]);
+            for (int n = 0; n < N; n += 16) {
+                u32 b[4];
+                load_matrices_transposed(b, Tile<DIM, K>::below(Tile<DIM, K>::behind(chunk, n / 8), k));
+                mma(sums[n / 8], a, b[0], b[1]);
+                mma(sums[n / 8 + 1], a, b[2], b[3]);
+            }
         }
     }
+    if constexpr (WARPGROUPS) warpgroup_commit();
 }
 
 // Calls `use(value, column, half)` for a lane's values of a product: the column of the product, and which of its two rows.
@@ -182,23 +219,24 @@ template <int N> DEVICE void clear(float (&sums)[N][4]) {
         for (int i = 0; i < 4; i++) sums[n][i] = 0.0f;
 }
 
-// Writes sums[16, N] times `factor` (one for each of a lane's two rows) through `tile`, the warp's own 16 rows of shared
-// memory, to the rows that `row(r)` gives, 16 bytes a lane; none where that is null.
-template <int DIM, int N, class Row>
-DEVICE void store_tile(const float (&sums)[N / 8][4], float factor_low, float factor_high, bf16* tile, Row row) {
+// Writes sums[16, N] times `factor` (one for each of a lane's two rows) through the warp's own 16 rows of `tile`, from `own` on, to
+// the rows that `row(r)` gives, 16 bytes a lane; none where that is null.
+template <int DIM, int ROWS, int N, class Row>
+DEVICE void store_tile(const float (&sums)[N / 8][4], float factor_low, float factor_high, bf16* tile, int own, Row row) {
+    typedef Tile<DIM, ROWS> Rows;
     const int lane = lane_index(), g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int n = 0; n < N / 8; n++) {
-        bf16* to = tile + Tile<DIM>::at(g, n) + 2 * t;
+        bf16* to = tile + Rows::at(own + g, n) + 2 * t;
         *(u32*)to = pack_bf16(sums[n][0] * factor_low, sums[n][1] * factor_low);
-        *(u32*)(to + 8 * Tile<DIM>::STRIDE) = pack_bf16(sums[n][2] * factor_high, sums[n][3] * factor_high);
+        *(u32*)(to + 8 * Rows::STRIDE) = pack_bf16(sums[n][2] * factor_high, sums[n][3] * factor_high);
     }
     sync_warp();
     constexpr int CHUNKS = N / 8;
     for (int i = lane; i < WARP_ROWS * CHUNKS; i += WARP) {
         const int r = i / CHUNKS, chunk = i % CHUNKS;
         bf16* to = row(r);
-        if (to) *(uint4*)(to + chunk * 8) = *(const uint4*)(tile + Tile<DIM>::at(r, chunk));
+        if (to) *(uint4*)(to + chunk * 8) = *(const uint4*)(tile + Rows::at(own + r, chunk));
     }
 }
 
@@ -228,9 +266,9 @@ struct QueryRows {
     // Keys that the last row sees.
     DEVICE i32 keys() const { return position(count - 1) + 1; }
     // Begins to copy the block's rows of queries or of what is laid out like them.
-    template <int DIM> DEVICE void load(bf16* tile, const bf16* from) const {
-        const int r = Copier<ROWS>::row();
-        load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile), from + place(min(r, count - 1)) * DIM, r < count);
+    template <int DIM, int TILE = ROWS, int THREADS = 128> DEVICE void load(bf16* tile, const bf16* from) const {
+        const int r = Copier<TILE, THREADS>::row();
+        load_row<DIM, TILE, THREADS>(copies_of<DIM, TILE, THREADS>(tile), from + place(min(r, count - 1)) * DIM, r < count);
     }
 };
 
@@ -239,8 +277,9 @@ struct KeyRow {
     u64 place;
     bool there;
 };
-template <int ROWS> DEVICE KeyRow key_row(const Segment* segments, const QueryRows& rows, i32 first, i32 keys) {
-    const i32 position = first + Copier<ROWS>::row(), at = min(position, keys - 1);
+template <int ROWS, int THREADS = 128>
+DEVICE KeyRow key_row(const Segment* segments, const QueryRows& rows, i32 first, i32 keys) {
+    const i32 position = first + Copier<ROWS, THREADS>::row(), at = min(position, keys - 1);
     const Segment& own = rows.segment;
     const u32 token = at >= own.base ? own.start + at - own.base : token_at(segments, own.parent, at);
     return {(u64)token * rows.heads.key + rows.key_head, position < keys};
@@ -273,7 +312,7 @@ static constexpr float LARGEST_TOTAL = 65536.0f;
 
 // Turns the rows of queries in `tile` by the angles of their tokens (Rotation in halves) and writes them over those before. A
 // warp turns the rows that it has copied, which are its rows of the product.
-template <int DIM>
+template <int DIM, int ROWS>
 DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine, const float* sine, bf16* q) {
     constexpr int UNITS = DIM / 16;
     const int own = threadIdx.x / WARP * WARP_ROWS;
@@ -281,7 +320,7 @@ DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine,
     for (int i = lane_index(); i < WARP_ROWS * UNITS; i += WARP) {
         const int r = own + i / UNITS, unit = i % UNITS;
         if (r >= rows.count) break;
-        bf16 *low = tile + Tile<DIM>::at(r, unit), *high = tile + Tile<DIM>::at(r, unit + UNITS);
+        bf16 *low = tile + Tile<DIM, ROWS>::at(r, unit), *high = tile + Tile<DIM, ROWS>::at(r, unit + UNITS);
         bf16* to = q + rows.place(r) * DIM + unit * 8;
         const u64 angle = rows.token(r) * (DIM / 2) + unit * 8;
         float a[8], b[8], c[8], s[8];
@@ -299,81 +338,71 @@ DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine,
     sync_warp();
 }
 
-// Grid: (tiles of query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
-template <int DIM, bool SPECIAL = false>
-KERNEL(128, DIM <= 64 ? 4 : DIM <= 128 ? 3 : 1)
-attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
-                  u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
-                  const float* cosine, const float* sine) {
-    constexpr int KEYS = 64, STRIDE = Tile<DIM>::STRIDE;
-    DYNAMIC_SHARED(memory);
-    bf16* tile_q = (bf16*)memory;
-    bf16* tile_k = tile_q + ROWS * STRIDE;
-    bf16* tile_v = tile_k + KEYS * STRIDE;
-
-    const QueryRows rows(segments, tiles, {heads, kv_heads});
-    const i32 keys = rows.keys();
-    const int lane = lane_index(), t = lane % 4, own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
-    const SharedAddress copies = copies_of<DIM, KEYS>(tile_k);
-    const SharedAddress right_k = right_of<DIM>(tile_k), right_v = kept(right_rows_of<DIM>(tile_v));
-    const auto load_keys = [&](int tile, const bf16* from, KeyRow key) {
-        load_row<DIM, KEYS>(Tile<DIM>::below(copies, tile * KEYS), from + key.place * DIM, key.there);
-        copy_async_commit();
-    };
-    rows.load<DIM>(tile_q, q_to_turn ? q_to_turn : q);
-    if (q_to_turn) {
-        copy_async_commit();
+// Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
+// with two stages the next tile comes while one is used.
+template <int STAGES, int STEP, bool WARPGROUPS = false, class Load, class Use>
+DEVICE void pipeline(i32 begin, i32 end, Load load, Use use) {
+    load(0, begin);
+    copy_async_commit();
+    for (i32 first = begin, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
+        const i32 next = first + STEP;
         copy_async_wait<0>();
-        turn_queries<DIM>(tile_q, rows, cosine, sine, q_to_turn);
+        if constexpr (WARPGROUPS) shared_fence();
+        sync_block();
+        // Nobody uses the other stage any more.
+        if (STAGES == 2 && next < end) load(1 - stage, next);
+        copy_async_commit();
+        use(stage, first);
+        if (STAGES == 1) {
+            sync_block();
+            if (next < end) load(0, next);
+            copy_async_commit();
+        }
     }
-    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
-    const i32 begin = scores.first_key(rows.position(0));
-    KeyRow key = key_row<KEYS>(segments, rows, begin, keys);
-    load_keys(0, k, key);
-    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE);
+    sync_block();
+}
 
-    const i32 sees_low = rows.position(low), sees_high = rows.position(high);
+// What a lane has of its two rows of queries while forward goes through the keys: their sums of values, and of powers.
+template <int DIM, int KEYS, bool SPECIAL> struct Softmax {
     float sums[DIM / 8][4], total[2] = {0.0f, 0.0f};
     // What powers are taken above: the largest score at some time. It stays finite for a row that sees no key of a tile.
     float shift[2] = {-1e30f, -1e30f};
-    clear(sums);
-    const i32 all_see = rows.position(0) + 1;
+    Scores<SPECIAL> scores;
     // What scores are kept in: log2 of powers, or products where they only have to be scaled.
-    const float to_log2 = SPECIAL ? 1.0f : scale * LOG2_E;
-    for (i32 first = begin; first < keys; first += KEYS) {
-        load_keys(1, v, key);
-        copy_async_wait<1>();
-        sync_block();
-        float p[KEYS / 8][4];
-        product_transposed<DIM, KEYS>(p, left_q, right_k);
-        sync_block();
-        // The next keys come while values are at work.
-        if (first + KEYS < keys) {
-            key = key_row<KEYS>(segments, rows, first + KEYS, keys);
-            load_keys(0, k, key);
-        } else {
-            copy_async_commit();
-        }
+    float to_log2;
+    i32 keys, all_see, sees_last, sees[2];
+    const int own = threadIdx.x / WARP * WARP_ROWS, low = own + lane_index() / 4, high = low + 8;
 
+    DEVICE Softmax(const QueryRows& rows, Scores<SPECIAL> scores_)
+        : scores(scores_), to_log2(SPECIAL ? 1.0f : scores_.scale * LOG2_E), keys(rows.keys()) {
+        all_see = rows.position(0) + 1;
+        sees_last = rows.position(rows.count - 1);
+        sees[0] = rows.position(low), sees[1] = rows.position(high);
+        clear(sums);
+    }
+
+    // Scores of a tile of keys from position `first` on, out of their products; those that a row does not see become -inf.
+    DEVICE void score(float (&p)[KEYS / 8][4], i32 first) const {
         if (SPECIAL)
             for_each(p, [&](float& score, int, int) {
                 float slope;
                 score = scores.log2_of(score, slope);
             });
         // Every row sees position 0 where there is no window, so that its largest score is finite from the first tile on.
-        const bool all_seen = first + KEYS <= all_see &&
-                              (!SPECIAL || scores.see(rows.position(rows.count - 1), first));
+        const bool all_seen = first + KEYS <= all_see && (!SPECIAL || scores.see(sees_last, first));
         if (!all_seen)
             for_each(p, [&](float& score, int column, int half) {
                 const i32 position = first + column;
-                const bool seen = position < keys && scores.see(half ? sees_high : sees_low, position);
+                const bool seen = position < keys && scores.see(sees[half], position);
                 if (!seen) score = bits_float(0xff800000u);
             });
-        u32 packed[KEYS / 8][2];
+    }
+
+    // Adds the powers of a tile's scores to the totals, packed for the product with its values. Powers that are too large, as those
+    // of a row's first tile are, are taken again above the largest score so far. A row alone decides over its own.
+    DEVICE void add(u32 (&packed)[KEYS / 8][2], float (&p)[KEYS / 8][4]) {
         float of_tile[2];
         powers(packed, p, shift, to_log2, of_tile);
-        // Powers that are too large, as those of a row's first tile are, are taken again above the largest score so far. A
-        // row alone decides over its own.
         bool above[2] = {!(of_tile[0] < LARGEST_TOTAL), !(of_tile[1] < LARGEST_TOTAL)};
         if (warp_any(above[0] || above[1])) {
             float most[2] = {shift[0], shift[1]};
@@ -395,21 +424,125 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
         }
         total[0] += of_tile[0];
         total[1] += of_tile[1];
+    }
+
+    // Writes the outputs, through a tile of TILE rows, and the logs of the denominators.
+    template <int TILE> DEVICE void store(const QueryRows& rows, bf16* tile, bf16* out, float* lse) {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            total[half] += shuffle_xor(total[half], 1);
+            total[half] += shuffle_xor(total[half], 2);
+            const int row = half ? high : low;
+            if (lane_index() % 4 == 0 && row < rows.count)
+                lse[rows.place(row)] = (shift[half] * to_log2 + log2f(total[half])) * LN_2;
+        }
+        store_tile<DIM, TILE, DIM>(sums, 1.0f / total[0], 1.0f / total[1], tile, own, [&](int r) {
+            return own + r < rows.count ? out + rows.place(own + r) * DIM : nullptr;
+        });
+    }
+};
+
+// Grid: (tiles of query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
+template <int DIM, bool SPECIAL = false>
+KERNEL(128, DIM <= 64 ? 4 : DIM <= 128 ? 3 : 1)
+attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
+                  u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
+                  const float* cosine, const float* sine) {
+    constexpr int KEYS = 64;
+    typedef Tile<DIM, KEYS> Keys;
+    DYNAMIC_SHARED(memory);
+    bf16* tile_q = (bf16*)memory;
+    bf16* tile_k = tile_q + Tile<DIM, ROWS>::LEN;
+    bf16* tile_v = tile_k + Keys::LEN;
+
+    const QueryRows rows(segments, tiles, {heads, kv_heads});
+    const i32 keys = rows.keys();
+    const SharedAddress copies = copies_of<DIM, KEYS>(tile_k);
+    const SharedAddress right_k = right_of<DIM, KEYS>(tile_k), right_v = kept(right_rows_of<DIM, KEYS>(tile_v));
+    const auto load_keys = [&](int tile, const bf16* from, KeyRow key) {
+        load_row<DIM, KEYS>(Keys::later(copies, tile), from + key.place * DIM, key.there);
+        copy_async_commit();
+    };
+    rows.load<DIM>(tile_q, q_to_turn ? q_to_turn : q);
+    if (q_to_turn) {
+        copy_async_commit();
+        copy_async_wait<0>();
+        turn_queries<DIM, ROWS>(tile_q, rows, cosine, sine, q_to_turn);
+    }
+    const Scores<SPECIAL> scores = {scale, softcap, (i32)window};
+    const i32 begin = scores.first_key(rows.position(0));
+    KeyRow key = key_row<KEYS>(segments, rows, begin, keys);
+    load_keys(0, k, key);
+    Softmax<DIM, KEYS, SPECIAL> of(rows, scores);
+    const SharedAddress left_q = left_of<DIM, ROWS>(tile_q, of.own);
+    for (i32 first = begin; first < keys; first += KEYS) {
+        load_keys(1, v, key);
         copy_async_wait<1>();
         sync_block();
-        product<DIM, KEYS, DIM>(sums, packed, right_v);
+        float p[KEYS / 8][4];
+        product_transposed<DIM, ROWS, KEYS>(p, left_q, right_k);
+        sync_block();
+        // The next keys come while values are at work.
+        if (first + KEYS < keys) {
+            key = key_row<KEYS>(segments, rows, first + KEYS, keys);
+            load_keys(0, k, key);
+        } else {
+            copy_async_commit();
+        }
+        of.score(p, first);
+        u32 packed[KEYS / 8][2];
+        of.add(packed, p);
+        copy_async_wait<1>();
+        sync_block();
+        product<DIM, KEYS, DIM>(of.sums, packed, right_v);
         sync_block();
     }
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        total[half] += shuffle_xor(total[half], 1);
-        total[half] += shuffle_xor(total[half], 2);
-        const int row = half ? high : low;
-        if (t == 0 && row < rows.count) lse[rows.place(row)] = (shift[half] * to_log2 + log2f(total[half])) * LN_2;
+    of.template store<ROWS>(rows, tile_q, out, lse);
+}
+
+// The same by GROUPS warpgroups of a block, which have 64 of its rows each. Keys and values come a tile ahead.
+template <int DIM, int GROUPS>
+KERNEL(GROUPS * 128, GROUPS == 1 ? 3 : GROUPS == 2 && DIM == 64 ? 2 : 1)
+attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
+                             u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
+                             const float* cosine, const float* sine) {
+    constexpr int KEYS = 64, ROWS = GROUPS * ROWS_OF_GROUP, THREADS = GROUPS * WARPGROUP;
+    typedef Tile<DIM, KEYS> Keys;
+    DYNAMIC_SHARED(memory);
+    bf16* tile_q = (bf16*)memory;
+    bf16* inner = tile_q + Tile<DIM, ROWS>::LEN;
+
+    const QueryRows rows(segments, tiles, {heads, kv_heads}, 0, ROWS);
+    const i32 keys = rows.keys();
+    const SharedAddress copies = copies_of<DIM, KEYS, THREADS>(inner);
+    const auto load = [&](int stage, i32 first) {
+        const KeyRow key = key_row<KEYS, THREADS>(segments, rows, first, keys);
+        const SharedAddress tile = Keys::later(copies, 2 * stage);
+        load_row<DIM, KEYS, THREADS>(tile, k + key.place * DIM, key.there);
+        load_row<DIM, KEYS, THREADS>(Keys::later(tile, 1), v + key.place * DIM, key.there);
+    };
+    rows.load<DIM, ROWS, THREADS>(tile_q, q_to_turn ? q_to_turn : q);
+    if (q_to_turn) {
+        copy_async_commit();
+        copy_async_wait<0>();
+        turn_queries<DIM, ROWS>(tile_q, rows, cosine, sine, q_to_turn);
     }
-    store_tile<DIM, DIM>(sums, 1.0f / total[0], 1.0f / total[1], tile_q + own * STRIDE, [&](int r) {
-        return own + r < rows.count ? out + rows.place(own + r) * DIM : nullptr;
+    Softmax<DIM, KEYS, false> of(rows, {scale, softcap, (i32)window});
+    const SharedAddress left_q = left_of<DIM, ROWS, true>(tile_q, of.own), right = right_of<DIM, KEYS, true>(inner);
+    pipeline<2, KEYS, true>(0, keys, load, [&](int stage, i32 first) {
+        const SharedAddress tile = Keys::later(right, 2 * stage);
+        float p[KEYS / 8][4];
+        product_transposed<DIM, ROWS, KEYS, true>(p, left_q, tile);
+        warpgroup_wait<0>();
+        settle(p);
+        of.score(p, first);
+        u32 packed[KEYS / 8][2];
+        of.add(packed, p);
+        product<DIM, KEYS, DIM, true>(of.sums, packed, Keys::later(tile, 1));
+        warpgroup_wait<0>();
+        settle(of.sums);
     });
+    of.template store<ROWS>(rows, tile_q, out, lse);
 }
 
 // The sum of d_out out over a head, in each of the four lanes that share a row of a fragment.
@@ -448,31 +581,9 @@ DEVICE void turn_back(float (&sums)[DIM / 8][4], const float* cosine, const floa
 }
 
 // Rows of the inner tiles of backward, and how many pairs of them are in shared memory: what fits 99 KiB.
-template <int DIM> struct Inner {
-    static constexpr int ROWS = DIM > 128 ? 16 : DIM > 64 ? 32 : 64, STAGES = DIM > 128 ? 1 : 2;
+template <int DIM, bool WARPGROUPS> struct Inner {
+    static constexpr int ROWS = DIM > 128 ? 16 : DIM > 64 && !WARPGROUPS ? 32 : 64, STAGES = DIM > 128 ? 1 : 2;
 };
-
-// Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
-// with two stages the next tile comes while one is used.
-template <int STAGES, int STEP, class Load, class Use> DEVICE void pipeline(i32 begin, i32 end, Load load, Use use) {
-    load(0, begin);
-    copy_async_commit();
-    for (i32 first = begin, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
-        const i32 next = first + STEP;
-        if (STAGES == 2) {
-            if (next < end) load(1 - stage, next);
-            copy_async_commit();
-        }
-        copy_async_wait<STAGES - 1>();
-        sync_block();
-        use(stage, first);
-        sync_block();
-        if (STAGES == 1) {
-            if (next < end) load(0, next);
-            copy_async_commit();
-        }
-    }
-}
 
 // What a block of backward reads and writes. `delta` are the sums of d_out out over a head.
 struct Backward {
@@ -487,12 +598,15 @@ struct Backward {
 };
 
 // The gradients of a tile of query rows.
-template <int DIM, bool SPECIAL>
+template <int DIM, bool SPECIAL, bool WARPGROUPS>
 DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_q, u8* memory) {
-    constexpr int KEYS = Inner<DIM>::ROWS, STRIDE = Tile<DIM>::STRIDE;
+    typedef Inner<DIM, WARPGROUPS> Shape;
+    constexpr int KEYS = Shape::ROWS;
+    typedef Tile<DIM, ROWS> Own;
+    typedef Tile<DIM, KEYS> Keys;
     bf16* tile_q = (bf16*)memory;
-    bf16* tile_d = tile_q + ROWS * STRIDE;
-    bf16* inner = tile_d + ROWS * STRIDE;
+    bf16* tile_d = tile_q + Own::LEN;
+    bf16* inner = tile_d + Own::LEN;
 
     const i32 keys = rows.keys();
     const int lane = lane_index(), own = threadIdx.x / WARP * WARP_ROWS, low = own + lane / 4, high = low + 8;
@@ -512,23 +626,27 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
     }
     float sums[DIM / 8][4];
     clear(sums);
-    const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM>(inner);
-    const SharedAddress right_rows = right_rows_of<DIM>(inner);
+    const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM, KEYS, WARPGROUPS>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM, KEYS, WARPGROUPS>(inner);
     const auto load = [&](int stage, i32 first) {
         const KeyRow key = key_row<KEYS>(of.segments, rows, first, keys);
-        const SharedAddress tile = Tile<DIM>::below(copies, stage * 2 * KEYS);
+        const SharedAddress tile = Keys::later(copies, 2 * stage);
         load_row<DIM, KEYS>(tile, of.k + key.place * DIM, key.there);
-        load_row<DIM, KEYS>(Tile<DIM>::below(tile, KEYS), of.v + key.place * DIM, key.there);
+        load_row<DIM, KEYS>(Keys::later(tile, 1), of.v + key.place * DIM, key.there);
     };
     const i32 all_see = rows.position(0) + 1;
     const float to_log2 = of.scale * LOG2_E;
     const i32 begin = scores.first_key(rows.position(0));
-    const SharedAddress left_q = left_of<DIM>(tile_q + own * STRIDE), left_d = left_of<DIM>(tile_d + own * STRIDE);
-    pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
-        const int below = stage * 2 * KEYS;
+    const SharedAddress left_q = left_of<DIM, ROWS, WARPGROUPS>(tile_q, own), left_d = left_of<DIM, ROWS, WARPGROUPS>(tile_d, own);
+    pipeline<Shape::STAGES, KEYS, WARPGROUPS>(begin, keys, load, [&](int stage, i32 first) {
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
-        product_transposed<DIM, KEYS>(p, left_q, Tile<DIM>::below(right, below));
-        product_transposed<DIM, KEYS>(d_p, left_d, Tile<DIM>::below(right, below + KEYS));
+        product_transposed<DIM, ROWS, KEYS, WARPGROUPS>(p, left_q, Keys::later(right, 2 * stage));
+        product_transposed<DIM, ROWS, KEYS, WARPGROUPS>(d_p, left_d, Keys::later(right, 2 * stage + 1));
+        if constexpr (WARPGROUPS) {
+            warpgroup_wait<0>();
+            settle(p);
+            settle(d_p);
+        }
         // Of what is not seen the probability is 2^-inf.
         const auto see = [&](float& score, int column, int half) {
             const i32 key = first + column;
@@ -550,24 +668,30 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
         }
         u32 packed[KEYS / 8][2];
         pack(packed, p);
-        product<DIM, KEYS, DIM>(sums, packed, Tile<DIM>::below(right_rows, below));
+        product<DIM, KEYS, DIM, WARPGROUPS>(sums, packed, Keys::later(right_rows, 2 * stage));
+        if constexpr (WARPGROUPS) {
+            warpgroup_wait<0>();
+            settle(sums);
+        }
     });
     if (of.cosine) turn_back<DIM>(sums, of.cosine, of.sine, rows.token(low), rows.token(high));
-    store_tile<DIM, DIM>(sums, of.scale, of.scale, tile_q + own * STRIDE, [&](int r) {
+    store_tile<DIM, ROWS, DIM>(sums, of.scale, of.scale, tile_q, own, [&](int r) {
         return own + r < rows.count ? d_q + rows.place(own + r) * DIM : nullptr;
     });
 }
 
 // The gradients of a tile of keys and of their values, COLS columns from `column` on, since more do not fit registers. `order`
 // are the tokens in depth-first order, `positions` theirs.
-template <int DIM, int COLS, bool SPECIAL>
+template <int DIM, int COLS, bool SPECIAL, bool WARPGROUPS>
 DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* order, const i32* positions, bf16* d_k,
                           bf16* d_v, u8* memory) {
-    constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES, STRIDE = Tile<DIM>::STRIDE;
+    constexpr int QUERIES = Inner<DIM, WARPGROUPS>::ROWS, STAGES = Inner<DIM, WARPGROUPS>::STAGES;
+    typedef Tile<DIM, ROWS> Own;
+    typedef Tile<DIM, QUERIES> Queries;
     bf16* tile_k = (bf16*)memory;
-    bf16* tile_v = tile_k + ROWS * STRIDE;
-    bf16* inner = tile_v + ROWS * STRIDE;
-    float* inner_lse = (float*)(inner + STAGES * 2 * QUERIES * STRIDE);
+    bf16* tile_v = tile_k + Own::LEN;
+    bf16* inner = tile_v + Own::LEN;
+    float* inner_lse = (float*)(inner + STAGES * 2 * Queries::LEN);
     float* inner_delta = inner_lse + STAGES * QUERIES;
     i32* inner_position = (i32*)(inner_delta + STAGES * QUERIES);
 
@@ -587,7 +711,7 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const auto query_place = [&](i32 row) {
         return (u64)queries[row / (i32)group] * heads + key_head * group + row % (i32)group;
     };
-    const int mine = Copier<ROWS>::row();
+    const int mine = Copier<ROWS, 128>::row();
     const u64 key_of_mine = key_place(min(mine, count - 1)) * DIM;
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_k), of.k + key_of_mine, mine < count);
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_v), of.v + key_of_mine, mine < count);
@@ -596,17 +720,17 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
     clear(sums_k);
     clear(sums_v);
-    const SharedAddress copies = copies_of<DIM, QUERIES>(inner), right = right_of<DIM>(inner);
-    const SharedAddress right_rows = right_rows_of<DIM>(inner + column);
+    const SharedAddress copies = copies_of<DIM, QUERIES>(inner), right = right_of<DIM, QUERIES, WARPGROUPS>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM, QUERIES, WARPGROUPS>(inner + Queries::at(0, column / 8));
     const auto load = [&](int stage, i32 first) {
-        typedef Copier<QUERIES> Mine;
+        typedef Copier<QUERIES, 128> Mine;
         const int r = Mine::row();
         const i32 row = min(first + r, query_rows - 1);
         const bool there = first + r < query_rows;
         const u64 place = query_place(row);
-        const SharedAddress tile = Tile<DIM>::below(copies, stage * 2 * QUERIES);
+        const SharedAddress tile = Queries::later(copies, 2 * stage);
         load_row<DIM, QUERIES>(tile, of.q + place * DIM, there);
-        load_row<DIM, QUERIES>(Tile<DIM>::below(tile, QUERIES), of.d_out + place * DIM, there);
+        load_row<DIM, QUERIES>(Queries::later(tile, 1), of.d_out + place * DIM, there);
         if (Mine::first_chunk() == 0) {
             // Rows that are not there have the probability 2^-inf.
             inner_lse[stage * QUERIES + r] = there ? of.lse[place] * LOG2_E : bits_float(0x7f800000u);
@@ -618,13 +742,17 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const i32 see_all = (ROWS - 1) * (i32)group;
     const i32 sees_from[2] = {low * (i32)group, high * (i32)group};
     const float to_log2 = of.scale * LOG2_E;
-    const SharedAddress left_k = left_of<DIM>(tile_k + own * STRIDE), left_v = left_of<DIM>(tile_v + own * STRIDE);
-    pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
-        const int below = stage * 2 * QUERIES;
+    const SharedAddress left_k = left_of<DIM, ROWS, WARPGROUPS>(tile_k, own), left_v = left_of<DIM, ROWS, WARPGROUPS>(tile_v, own);
+    pipeline<STAGES, QUERIES, WARPGROUPS>(0, query_rows, load, [&](int stage, i32 first) {
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
         // Scores transposed: rows are keys, columns queries.
-        product_transposed<DIM, QUERIES>(p, left_k, Tile<DIM>::below(right, below));
-        product_transposed<DIM, QUERIES>(d_s, left_v, Tile<DIM>::below(right, below + QUERIES));
+        product_transposed<DIM, ROWS, QUERIES, WARPGROUPS>(p, left_k, Queries::later(right, 2 * stage));
+        product_transposed<DIM, ROWS, QUERIES, WARPGROUPS>(d_s, left_v, Queries::later(right, 2 * stage + 1));
+        if constexpr (WARPGROUPS) {
+            warpgroup_wait<0>();
+            settle(p);
+            settle(d_s);
+        }
         if (SPECIAL) {
             for_each(p, d_s, [&](float& score, float& d_score, int query, int half) {
                 const int place = stage * QUERIES + query;
@@ -647,9 +775,15 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
         }
         u32 packed[QUERIES / 8][2];
         pack(packed, p);
-        product<DIM, QUERIES, COLS>(sums_v, packed, Tile<DIM>::below(right_rows, below + QUERIES));
-        pack(packed, d_s);
-        product<DIM, QUERIES, COLS>(sums_k, packed, Tile<DIM>::below(right_rows, below));
+        product<DIM, QUERIES, COLS, WARPGROUPS>(sums_v, packed, Queries::later(right_rows, 2 * stage + 1));
+        u32 packed_d[QUERIES / 8][2];
+        pack(packed_d, d_s);
+        product<DIM, QUERIES, COLS, WARPGROUPS>(sums_k, packed_d, Queries::later(right_rows, 2 * stage));
+        if constexpr (WARPGROUPS) {
+            warpgroup_wait<0>();
+            settle(sums_v);
+            settle(sums_k);
+        }
     });
     const auto to_keys = [&](bf16* to) {
         return [&, to](int r) { return own + r < count ? to + key_place(own + r) * DIM + column : nullptr; };
@@ -658,8 +792,25 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
         const auto token = [&](int r) { return (u64)segment.start + first_key + min(r, count - 1); };
         if (of.cosine) turn_back<DIM>(sums_k, of.cosine, of.sine, token(low), token(high));
     }
-    store_tile<DIM, COLS>(sums_k, of.scale, of.scale, tile_k + own * STRIDE, to_keys(d_k));
-    store_tile<DIM, COLS>(sums_v, 1.0f, 1.0f, tile_v + own * STRIDE, to_keys(d_v));
+    store_tile<DIM, ROWS, COLS>(sums_k, of.scale, of.scale, tile_k, own, to_keys(d_k));
+    store_tile<DIM, ROWS, COLS>(sums_v, 1.0f, 1.0f, tile_v, own, to_keys(d_v));
+}
+
+// A block of backward: of a tile of keys, DIM / COLS blocks each, or behind those of a tile of query rows.
+template <int DIM, int COLS, bool SPECIAL, bool WARPGROUPS>
+DEVICE void backward_block(const Backward& of, const u32* order, const i32* positions, const int2* query_tiles,
+                           const int2* key_tiles, u32 key_tile_count, bf16* d_q, bf16* d_k, bf16* d_v, u8* memory) {
+    constexpr u32 PARTS = DIM / COLS;
+    const u32 of_keys = key_tile_count * PARTS;
+    if (blockIdx.x < of_keys) {
+        const int2 tile = key_tiles[blockIdx.x / PARTS];
+        const u32 column = blockIdx.x % PARTS * COLS;
+        backward_keys<DIM, COLS, SPECIAL, WARPGROUPS>(of, tile, column, order, positions, d_k, d_v, memory);
+    } else {
+        const int2 tile = query_tiles[blockIdx.x - of_keys];
+        const QueryRows rows(of.segments[tile.x], tile.x, tile.y, of.heads, ROWS);
+        backward_queries<DIM, SPECIAL, WARPGROUPS>(of, rows, d_q, memory);
+    }
 }
 
 // Grid: (tiles of keys, DIM / COLS times each, and then tiles of query rows; key heads). Both kinds of blocks read the same
@@ -670,18 +821,22 @@ attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* 
                    const Segment* segments, const u32* order, const i32* positions, const int2* query_tiles,
                    const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads, float scale, float softcap, u32 window,
                    const float* cosine, const float* sine, bf16* d_q, bf16* d_k, bf16* d_v) {
-    constexpr u32 PARTS = DIM / COLS;
     DYNAMIC_SHARED(memory);
     const Backward of = {d_out, q, k, v, lse, delta, segments, {heads, kv_heads}, scale, softcap, (i32)window, cosine, sine};
-    const u32 of_keys = key_tile_count * PARTS;
-    if (blockIdx.x < of_keys) {
-        const int2 tile = key_tiles[blockIdx.x / PARTS];
-        backward_keys<DIM, COLS, SPECIAL>(of, tile, blockIdx.x % PARTS * COLS, order, positions, d_k, d_v, memory);
-    } else {
-        const int2 tile = query_tiles[blockIdx.x - of_keys];
-        const QueryRows rows(segments[tile.x], tile.x, tile.y, of.heads, ROWS);
-        backward_queries<DIM, SPECIAL>(of, rows, d_q, memory);
-    }
+    backward_block<DIM, COLS, SPECIAL, false>(of, order, positions, query_tiles, key_tiles, key_tile_count, d_q, d_k, d_v, memory);
+}
+
+// The same by warpgroups, one of a block.
+template <int DIM, int COLS>
+KERNEL(128, DIM <= 64 ? 3 : 2)
+attention_backward_warpgroups(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
+                              const float* delta, const Segment* segments, const u32* order, const i32* positions,
+                              const int2* query_tiles, const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads,
+                              float scale, float softcap, u32 window, const float* cosine, const float* sine, bf16* d_q,
+                              bf16* d_k, bf16* d_v) {
+    DYNAMIC_SHARED(memory);
+    const Backward of = {d_out, q, k, v, lse, delta, segments, {heads, kv_heads}, scale, softcap, (i32)window, cosine, sine};
+    backward_block<DIM, COLS, false, true>(of, order, positions, query_tiles, key_tiles, key_tile_count, d_q, d_k, d_v, memory);
 }
 
 // The sums of d_out out over heads: four lanes a head.

@@ -8,7 +8,7 @@ use std::cmp::Reverse;
 
 use super::{Heads, Scores, Segments};
 use crate::gpu::launch::{MAX_SHARED_BYTES, WARP};
-use crate::gpu::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region, TensorCores};
 use crate::ops::rope::{Pairs, Rotation};
 
 /// Head sizes that kernels for tensor cores are compiled for.
@@ -32,6 +32,14 @@ const ROWS: usize = 64;
 /// Rows that a block of the plain kernels owns: a part of those.
 const PLAIN_ROWS: usize = 16;
 
+/// Head sizes that warpgroups compute.
+const WARPGROUP_DIMS: [usize; 2] = [64, 128];
+
+/// Rows of queries that a block of forward by warpgroups owns.
+fn wide_rows() -> usize {
+    std::env::var("FC_GROUPS").map_or(2, |n| n.parse::<usize>().expect("a number")) * ROWS
+}
+
 /// Places in the description of a segment.
 const BASE: usize = 3;
 const SUBTREE: usize = 5;
@@ -49,16 +57,18 @@ pub struct Tree {
     positions: Vec<i32>,
     /// Segment and first row of each block of queries; a row is a token and a head of a group.
     query_tiles: Vec<[i32; 2]>,
+    /// The same of the blocks of a forward by warpgroups, which have more rows.
+    wide_query_tiles: Vec<[i32; 2]>,
     /// Segment and first key of each block of keys.
     key_tiles: Vec<[i32; 2]>,
 }
 
 impl Tree {
-    /// The tree of `segments` for heads of which `heads.query / heads.key_value` share a key.
+    /// The tree of `segments` for heads of which `heads.query / heads.key_value` share a key, on such tensor cores.
     ///
     /// # Panics
     /// When the stream has 2^31 rows of queries or more.
-    pub fn new(segments: &Segments, heads: Heads) -> Self {
+    pub fn new(segments: &Segments, heads: Heads, cores: TensorCores) -> Self {
         let group = heads.query / heads.key_value;
         let int = |value: usize| i32::try_from(value).expect("a stream has fewer than 2^31 rows of queries");
         int(segments.tokens() * group);
@@ -79,6 +89,7 @@ impl Tree {
             order: vec![0; segments.tokens()],
             positions: vec![0; segments.tokens()],
             query_tiles: Vec::new(),
+            wide_query_tiles: Vec::new(),
             key_tiles: Vec::new(),
         };
         for (i, segment) in list.iter().enumerate() {
@@ -105,20 +116,25 @@ impl Tree {
                 tree.order[order + token] = int(segment.start + token);
                 tree.positions[order + token] = base + int(token);
             }
-            let tiles = |rows: usize| (0..rows).step_by(ROWS).map(move |first| [int(i), int(first)]);
-            tree.query_tiles.extend(tiles(segment.len * group));
-            tree.key_tiles.extend(tiles(segment.len));
+            let tiles = |rows: usize, of: usize| (0..rows).step_by(of).map(move |first| [int(i), int(first)]);
+            tree.query_tiles.extend(tiles(segment.len * group, ROWS));
+            if cores == TensorCores::Warpgroups {
+                tree.wide_query_tiles.extend(tiles(segment.len * group, wide_rows()));
+            }
+            tree.key_tiles.extend(tiles(segment.len, ROWS));
         }
         // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
-        let Tree { segments, query_tiles, key_tiles, .. } = &mut tree;
+        let Tree { segments, query_tiles, wide_query_tiles, key_tiles, .. } = &mut tree;
         let (of, group) = (|segment: i32| segments[segment as usize], int(group));
-        query_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
+        for tiles in [query_tiles, wide_query_tiles] {
+            tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
+        }
         key_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[SUBTREE] - first));
         tree
     }
 
-    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions.
-    pub fn bytes(&self) -> [Vec<u8>; 5] {
+    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions, query tiles of warpgroups.
+    pub fn bytes(&self) -> [Vec<u8>; 6] {
         let bytes = |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         [
             bytes(self.segments.as_flattened()),
@@ -126,6 +142,7 @@ impl Tree {
             bytes(self.query_tiles.as_flattened()),
             bytes(self.key_tiles.as_flattened()),
             bytes(&self.positions),
+            bytes(self.wide_query_tiles.as_flattened()),
         ]
     }
 }
@@ -136,7 +153,7 @@ pub struct DeviceTree<'a> {
     /// What was copied.
     pub tree: &'a Tree,
     /// Where its parts are.
-    pub parts: [Region; 5],
+    pub parts: [Region; 6],
 }
 
 impl DeviceTree<'_> {
@@ -158,6 +175,10 @@ impl DeviceTree<'_> {
 
     fn positions(&self) -> Arg {
         Arg::In(self.parts[4].words(self.tree.positions.len() as u64))
+    }
+
+    fn wide_query_tiles(&self) -> Arg {
+        Arg::In(self.parts[5].words(2 * self.tree.wide_query_tiles.len() as u64))
     }
 }
 
@@ -231,10 +252,14 @@ impl Sizes {
         Arg::F32(self.scores.scale)
     }
 
+    /// Whether scores have neither a cap nor a window.
+    fn plain_scores(&self) -> bool {
+        self.scores.softcap.is_none() && self.scores.window.is_none()
+    }
+
     /// The instance of a kernel that these scores need, of template arguments `of`.
     fn entry(&self, kernel: &str, of: &str) -> String {
-        let special = self.scores.softcap.is_some() || self.scores.window.is_some();
-        format!("{kernel}<{of}{}>", if special { ", true" } else { "" })
+        format!("{kernel}<{of}{}>", if self.plain_scores() { "" } else { ", true" })
     }
 
     /// The cap, zero for none, and the window, the largest `i32` for none.
@@ -278,9 +303,15 @@ impl Sizes {
         2 * (self.heads.dim + padding)
     }
 
+    /// Whether warpgroups compute these heads: what has a cap or a window is left to warps.
+    fn by_warpgroups(&self, tree: DeviceTree<'_>) -> bool {
+        !tree.tree.wide_query_tiles.is_empty() && self.plain_scores() && WARPGROUP_DIMS.contains(&self.heads.dim)
+    }
+
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
-    fn inner(&self) -> (usize, usize) {
+    fn inner(&self, by_warpgroups: bool) -> (usize, usize) {
         match self.heads.dim {
+            _ if by_warpgroups => (64, 2),
             ..=64 => (64, 2),
             65..=128 => (32, 2),
             _ => (16, 1),
@@ -288,8 +319,8 @@ impl Sizes {
     }
 
     /// Two tiles of a block's own rows, the inner pairs, and three statistics of each inner row.
-    fn backward_shared_bytes(&self) -> usize {
-        let (rows, stages) = self.inner();
+    fn backward_shared_bytes(&self, by_warpgroups: bool) -> usize {
+        let (rows, stages) = self.inner(by_warpgroups);
         (2 * ROWS + 2 * stages * rows) * self.row_bytes() + 3 * stages * rows * size_of::<f32>()
     }
 
@@ -310,7 +341,6 @@ pub fn forward(
     turn: Option<(Region, Region)>,
 ) -> Launch {
     let sizes = Sizes::new(tree.tree.tokens, heads, scores);
-    let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     let mut args = forward_args(&sizes, operands, tree);
     let mut to_turn = Arg::Null;
     if turn.is_some() {
@@ -318,8 +348,19 @@ pub fn forward(
     }
     args.push(to_turn);
     args.extend(sizes.angles(turn));
+    if sizes.by_warpgroups(tree) {
+        args[TILES] = tree.wide_query_tiles();
+        let entry = format!("attention_forward_warpgroups<{}, {}>", heads.dim, wide_rows() / ROWS);
+        let shared_bytes = (wide_rows() + 4 * ROWS) * sizes.row_bytes();
+        let launch = sizes.launch(entry, tree.tree.wide_query_tiles.len(), shared_bytes, args);
+        return Launch { threads: 2 * wide_rows() as u32, ..launch };
+    }
+    let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
 }
+
+/// Place of the query tiles among the arguments of forward.
+const TILES: usize = 4;
 
 /// [`super::forward`] on a device, for both types and any head size up to [`MAX_HEAD_DIM`].
 pub fn plain_forward(
@@ -471,9 +512,11 @@ pub fn backward(
         Arg::Out(sizes.narrow(gradients.k)),
         Arg::Out(sizes.narrow(gradients.v)),
     ]);
-    let entry = sizes.entry("attention_backward", &format!("{}, {cols}", heads.dim));
+    let by_warpgroups = sizes.by_warpgroups(tree);
+    let kernel = if by_warpgroups { "attention_backward_warpgroups" } else { "attention_backward" };
+    let entry = sizes.entry(kernel, &format!("{}, {cols}", heads.dim));
     let tiles = key_tiles * (heads.dim / cols) + query_tiles;
-    [of_heads, sizes.launch(entry, tiles, sizes.backward_shared_bytes(), args)]
+    [of_heads, sizes.launch(entry, tiles, sizes.backward_shared_bytes(by_warpgroups), args)]
 }
 
 /// As [`backward`] for both types and any head size up to [`MAX_HEAD_DIM`].
@@ -582,7 +625,7 @@ mod tests {
         let s = |start, len, parent| Segment { start, len, parent };
         let list = vec![s(0, 3, None), s(3, 2, Some(0)), s(5, 1, None), s(6, 4, Some(0)), s(10, 1, Some(2))];
         let segments = Segments::new(list, 11).expect("a stream");
-        Tree::new(&segments, Heads { query: 4, key_value: 2, dim: 64 })
+        Tree::new(&segments, Heads { query: 4, key_value: 2, dim: 64 }, TensorCores::Warps)
     }
 
     #[test]
@@ -605,7 +648,7 @@ mod tests {
     #[test]
     fn tiles_cover_every_row_of_a_segment_once() {
         let heads = Heads { query: 6, key_value: 2, dim: 64 };
-        let tree = Tree::new(&Segments::single(65), heads);
+        let tree = Tree::new(&Segments::single(65), heads, TensorCores::Warps);
         // Late queries see the most keys, and early keys are seen by the most queries.
         assert_eq!(tree.query_tiles, [[0, 192], [0, 128], [0, 64], [0, 0]]);
         assert_eq!(tree.key_tiles, [[0, 0], [0, 64]]);
@@ -630,12 +673,12 @@ mod tests {
 
     #[test]
     fn every_head_size_fits_the_shared_memory_of_every_device() {
-        let tree = Tree::new(&Segments::single(1), Heads { query: 1, key_value: 1, dim: 64 });
+        let tree = Tree::new(&Segments::single(1), Heads { query: 1, key_value: 1, dim: 64 }, TensorCores::Warps);
         for dim in HEAD_DIMS {
             let heads = Heads { query: 1, key_value: 1, dim };
             let r = Region { offset: 0, bytes: 4096 };
             let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
-            let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 5] }, Scores::of(heads));
+            let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 6] }, Scores::of(heads));
             // Asserts what a block asks for.
             let forward = forward(operands, on_device, heads, scores, None);
             let gradients = Gradients { q: r, k: r, v: r, turned: None };

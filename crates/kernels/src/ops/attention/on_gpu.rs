@@ -12,12 +12,12 @@ pub(super) struct GpuTree {
     gpu: Gpu,
     group: usize,
     tree: Tree,
-    parts: [Buffer; 5],
+    parts: [Buffer; 6],
 }
 
 impl GpuTree {
     fn new(gpu: Gpu, segments: &Segments, heads: Heads) -> Self {
-        let tree = Tree::new(segments, heads);
+        let tree = Tree::new(segments, heads, gpu.tensor_cores());
         let parts = tree.bytes().map(|bytes| gpu.buffer_of(&bytes));
         GpuTree { gpu, group: heads.query / heads.key_value, tree, parts }
     }
