@@ -11,7 +11,7 @@ use lorafit_kernels::cuda::SOURCES;
 use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources, Target};
 use lorafit_kernels::gpu::{Float, Region, TensorCores};
 use lorafit_kernels::ops::attention::cuda::{
-    DeviceTree, Gradients, HEAD_DIMS, Operands, Tree, backward, forward, forward_cached, plain_backward,
+    DeviceTree, Gradients, HEAD_DIMS, Operands, PARTS, Tree, backward, forward, forward_cached, plain_backward,
     plain_forward,
 };
 use lorafit_kernels::ops::attention::{Heads, Scores, Segments};
@@ -95,7 +95,7 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     for dim in HEAD_DIMS {
         let heads = Heads { query: 1, key_value: 1, dim };
         let tree = Tree::new(&Segments::single(1), heads, TensorCores::Warps);
-        let on_device = DeviceTree { tree: &tree, parts: [r; 6] };
+        let on_device = DeviceTree { tree: &tree, parts: [r; PARTS] };
         for window in [None, Some(1)] {
             let scores = Scores { window, ..Scores::of(heads) };
             let mut launches = backward(r, operands, on_device, heads, scores, gradients, r).to_vec();

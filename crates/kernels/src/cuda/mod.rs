@@ -48,7 +48,7 @@ pub struct Source {
     pub name: &'static str,
     /// Path from the crate's root.
     pub path: &'static str,
-    /// Its CUDA C.
+    /// Its CUDA C, with that of the file which it continues.
     pub text: &'static str,
     /// The instances that are compiled, as C++ names them.
     pub entries: &'static [&'static str],
@@ -67,8 +67,16 @@ impl Source {
     }
 }
 
-/// A [`Source`] from its name, its path under `src/` and its entries.
+/// A [`Source`] from its name, its path under `src/` (behind that of a file which it continues) and its entries.
 macro_rules! source {
+    ($name:literal, $path:literal behind $before:literal, [$($entry:literal),* $(,)?]) => {
+        Source {
+            name: $name,
+            path: concat!("src/", $path),
+            text: concat!(include_str!(concat!("../", $before)), include_str!(concat!("../", $path))),
+            entries: &[$($entry),*],
+        }
+    };
     ($name:literal, $path:literal, [$($entry:literal),* $(,)?]) => {
         Source {
             name: $name,
@@ -283,16 +291,12 @@ pub const SOURCES: &[Source] = &[
     ),
     source!(
         "attention_warpgroups",
-        "ops/attention/cuda.cu",
+        "ops/attention/warpgroups.cu" behind "ops/attention/cuda.cu",
         [
-            "attention_forward_warpgroups<64, 1>",
-            "attention_forward_warpgroups<64, 2>",
-            "attention_forward_warpgroups<64, 3>",
-            "attention_forward_warpgroups<128, 1>",
-            "attention_forward_warpgroups<128, 2>",
-            "attention_forward_warpgroups<128, 3>",
-            "attention_backward_warpgroups<64, 64>",
-            "attention_backward_warpgroups<128, 128>",
+            "attention_forward_warpgroups<64>",
+            "attention_forward_warpgroups<128>",
+            "attention_backward_warpgroups<64>",
+            "attention_backward_warpgroups<128>",
         ]
     ),
     source!(
@@ -474,7 +478,8 @@ mod tests {
 
     /// Whether a source of the same file has an entry of the kernel.
     fn seen_anywhere(of: &Source, kernel: &str) -> bool {
-        let same_file = SOURCES.iter().filter(|source| source.path == of.path);
+        // A source that continues another begins as that one does.
+        let same_file = SOURCES.iter().filter(|source| of.text.starts_with(source.text) || source.path == of.path);
         same_file.flat_map(|source| source.entries).any(|entry| entry.split('<').next() == Some(kernel))
     }
 

@@ -102,6 +102,11 @@ DEVICE void copy_async(SharedAddress shared, const void* global, bool there) {
                  : "memory");
 }
 
+// The same of four bytes.
+DEVICE void copy_async_word(SharedAddress shared, const void* global, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(there ? 4 : 0) : "memory");
+}
+
 // Ends the group of copies begun since the last one.
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
@@ -136,6 +141,13 @@ template <int N> DEVICE void settle(float (&d)[N][4]) {
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) asm volatile("" : "+f"(d[n][i])::"memory");
+}
+// Registers that a product multiplies are its own until here.
+template <int N> DEVICE void settle(u32 (&a)[N][2]) {
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) asm volatile("" : "+r"(a[n][i])::"memory");
 }
 
 // Begin d = left . right^T (first) or d += left . right^T, of 64 rows and of as many columns as d has eight times: 16 columns of

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::launch::MAX_SHARED_BYTES;
 use super::{DeviceError, Float, Launch, Region};
 
 /// A matrix in device memory.
@@ -113,6 +114,16 @@ pub enum TensorCores {
     Warps,
     /// Those of a warpgroup, four warps, of Hopper (`wgmma`).
     Warpgroups,
+}
+
+impl TensorCores {
+    /// Shared memory that a block can have on every device with such tensor cores.
+    pub fn max_shared_bytes(self) -> u32 {
+        match self {
+            TensorCores::Warps => MAX_SHARED_BYTES,
+            TensorCores::Warpgroups => 227 * 1024,
+        }
+    }
 }
 
 /// What a device is.

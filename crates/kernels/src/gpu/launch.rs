@@ -13,7 +13,7 @@ pub const THREADS: u32 = 256;
 pub const UNIT: u32 = 8;
 
 /// Shared memory that a block can have on every device from sm_80 on (sm_86, sm_89 and sm_120 have the least: 99 KiB).
-pub const MAX_SHARED_BYTES: u32 = 227 * 1024;
+pub const MAX_SHARED_BYTES: u32 = 99 * 1024;
 
 /// A number of rows, heads or values of a row as kernels take it.
 ///

@@ -8,8 +8,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::launch::{MAX_SHARED_BYTES, WARP};
-use super::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Matrix, Region};
+use super::launch::WARP;
+use super::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Matrix, Region, TensorCores};
 
 /// The device; a copy is the same one.
 #[derive(Clone, Debug)]
@@ -22,6 +22,7 @@ struct Record {
     mapped: u64,
     live: BTreeMap<u64, Allocation>,
     kernels: Kernels,
+    cores: TensorCores,
     counts: Counts,
 }
 
@@ -133,8 +134,15 @@ impl Recorder {
             mapped: 0,
             live: BTreeMap::new(),
             kernels,
+            cores: TensorCores::default(),
             counts: Counts::default(),
         })))
+    }
+
+    /// The same with such tensor cores.
+    pub fn with_tensor_cores(self, cores: TensorCores) -> Self {
+        self.record().cores = cores;
+        self
     }
 
     /// What was asked for since the last call.
@@ -241,7 +249,7 @@ impl Driver for Recorder {
             threads.is_multiple_of(WARP) && (WARP..=1024).contains(threads),
             "{entry}: {threads} threads"
         );
-        assert!(*shared_bytes <= MAX_SHARED_BYTES, "{entry}: {shared_bytes} bytes of shared memory");
+        assert!(*shared_bytes <= record.cores.max_shared_bytes(), "{entry}: {shared_bytes} bytes of shared memory");
 
         // Of each region whether it is read, and whether it is written.
         let regions: Vec<(usize, Region, [bool; 2])> = (0..)
@@ -335,6 +343,10 @@ impl Driver for Recorder {
         bytes.fill(0);
         record.counts.downloads += 1;
         Ok(())
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        self.record().cores
     }
 
     fn info(&self) -> DeviceInfo {

@@ -1,12 +1,12 @@
 //! The self-check of a device, on one whose kernels the CPU runs: what the host asks of a device (regions, tiles, conversions,
 //! what is kept) computes what the CPU computes, and the same bits again.
 
-use lorafit_kernels::gpu::Float;
+use lorafit_kernels::gpu::{Float, TensorCores};
 use lorafit_kernels::ops::matmul::{Product, Right, Term, View, cuda, run};
 use lorafit_kernels::quant::Quantization;
 use lorafit_kernels::{Device, FrozenWeight, RowOrder, Tensor, Weight, selfcheck};
 
-use crate::driver::{check, gpu};
+use crate::driver::{check, check_with, gpu};
 use crate::{FLOATS, assert_close, tolerance, values};
 
 #[test]
@@ -17,6 +17,16 @@ fn every_op_equals_the_processor_in_f32() {
 #[test]
 fn every_op_equals_the_processor_in_bf16() {
     check(Float::Bf16, 80, selfcheck::checks);
+}
+
+#[test]
+fn attention_by_warpgroups_equals_the_processor() {
+    let attention = |float| {
+        let mut checks = selfcheck::checks(float);
+        checks.retain(|check| check.name.starts_with("attention"));
+        checks
+    };
+    check_with(TensorCores::Warpgroups, Float::Bf16, 20, attention);
 }
 
 /// A large weight is decoded in several tiles: forward each is some columns of the output, backward a part of the sum.

@@ -9,7 +9,7 @@ use half::bf16;
 use lorafit_kernels::Device;
 use lorafit_kernels::cuda;
 use lorafit_kernels::gpu::recorder::Recorder;
-use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region};
+use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region, TensorCores};
 use lorafit_kernels::selfcheck::Check;
 
 use crate::machine::{Machine, Order};
@@ -39,7 +39,20 @@ pub fn gpu(float: Float) -> Option<Gpu> {
 /// Runs checks on such a device, which have `least` outcomes at least, and all pass.
 #[track_caller]
 pub fn check(float: Float, least: usize, checks: impl FnOnce(Float) -> Vec<Check>) {
-    let Some(gpu) = gpu(float) else { return };
+    check_with(TensorCores::Warps, float, least, checks);
+}
+
+/// The same with such tensor cores.
+#[track_caller]
+pub fn check_with(
+    cores: TensorCores,
+    float: Float,
+    least: usize,
+    checks: impl FnOnce(Float) -> Vec<Check>,
+) {
+    let Some(driver) = ShimDriver::new() else { return };
+    let recorder = driver.recorder.with_tensor_cores(cores);
+    let gpu = Gpu::over(ShimDriver { recorder, ..driver }, float);
     let checks = checks(float);
     let outcomes: Vec<_> = checks.iter().flat_map(|check| check.run(Device::Cuda(gpu)).outcomes).collect();
     let failed: Vec<String> =
@@ -149,6 +162,10 @@ impl Driver for ShimDriver {
         self.recorder.download(from, bytes)?;
         bytes.copy_from_slice(self.state().machine.get(from));
         Ok(())
+    }
+
+    fn tensor_cores(&self) -> TensorCores {
+        self.recorder.tensor_cores()
     }
 
     fn info(&self) -> DeviceInfo {

@@ -27,6 +27,7 @@ struct Copy {
     void* shared;
     const void* global;
     bool there;
+    size_t bytes;
 };
 struct Fiber {
     ucontext_t context;
@@ -256,9 +257,9 @@ void product_wait(int groups) {
 }
 void fence() { fibers[thread_index.x].unfenced = false; }
 
-void copy_begin(void* shared, const void* global, bool there) {
-    if ((uintptr_t)shared % 16 || (there && (uintptr_t)global % 16)) fail("a copy is not aligned to 16 bytes");
-    fibers[thread_index.x].open.push_back({shared, global, there});
+void copy_begin(void* shared, const void* global, bool there, size_t bytes) {
+    if ((uintptr_t)shared % bytes || (there && (uintptr_t)global % bytes)) fail("a copy is not aligned to its bytes");
+    fibers[thread_index.x].open.push_back({shared, global, there, bytes});
 }
 void copy_commit() {
     Fiber& fiber = fibers[thread_index.x];
@@ -269,7 +270,7 @@ void copy_wait(int groups) {
     Fiber& fiber = fibers[thread_index.x];
     while (fiber.groups.size() > (size_t)groups) {
         for (auto& copy : fiber.groups.front())
-            copy.there ? memcpy(copy.shared, copy.global, 16) : memset(copy.shared, 0, 16);
+            copy.there ? memcpy(copy.shared, copy.global, copy.bytes) : memset(copy.shared, 0, copy.bytes);
         fiber.unfenced |= !fiber.groups.front().empty();
         fiber.groups.erase(fiber.groups.begin());
     }

@@ -70,7 +70,7 @@ void product_begin(std::function<void()> product);
 void product_commit();
 void product_wait(int groups);
 void fence();
-void copy_begin(void* shared, const void* global, bool there);
+void copy_begin(void* shared, const void* global, bool there, size_t bytes);
 void copy_commit();
 void copy_wait(int groups);
 
@@ -197,7 +197,10 @@ inline void load_matrices_transposed(u32 (&r)[4], SharedAddress row) {
 }
 
 inline void copy_async(SharedAddress shared, const void* global, bool there) {
-    shim::copy_begin((void*)shared, global, there);
+    shim::copy_begin((void*)shared, global, there, 16);
+}
+inline void copy_async_word(SharedAddress shared, const void* global, bool there) {
+    shim::copy_begin((void*)shared, global, there, 4);
 }
 inline void copy_async_commit() { shim::copy_commit(); }
 template <int N> void copy_async_wait() { shim::copy_wait(N); }
@@ -232,6 +235,7 @@ template <int N> void warpgroup_wait() {
     shim::product_wait(N);
 }
 template <int N> void settle(float (&)[N][4]) {}
+template <int N> void settle(u32 (&)[N][2]) {}
 
 // The first of a warp's rows that this lane has results of, in a warpgroup's 64 rows.
 inline int warpgroup_row() { return threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4; }

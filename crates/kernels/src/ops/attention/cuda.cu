@@ -19,8 +19,7 @@ struct Segment {
     i32 order, subtree;      // place of the first token in depth-first order; tokens of the segment and all below it
 };
 
-// Rows that a block owns, a warp, and a warpgroup.
-static constexpr int ROWS = 64, WARP_ROWS = 16, ROWS_OF_GROUP = 64;
+static constexpr int ROWS = 64, WARP_ROWS = 16;
 static constexpr float LOG2_E = 1.44269504f, LN_2 = 0.69314718f;
 
 struct Heads {
@@ -78,7 +77,8 @@ template <int DIM, int ROWS> struct Tile {
 };
 
 // A tile of ROWS rows is copied by all threads of a block: so many have a row, and `row()` is that of this thread.
-template <int ROWS, int THREADS> struct Copier {
+static constexpr int THREADS = 128;
+template <int ROWS> struct Copier {
     static constexpr int OF_ROW = THREADS / ROWS;
     DEVICE static int row() { return threadIdx.x / OF_ROW; }
     DEVICE static int first_chunk() { return threadIdx.x % OF_ROW; }
@@ -88,14 +88,14 @@ template <int ROWS, int THREADS> struct Copier {
 DEVICE SharedAddress kept(SharedAddress address) { return shuffle_xor(address, 0); }
 
 // Where this thread copies to in a tile.
-template <int DIM, int ROWS, int THREADS = 128> DEVICE SharedAddress copies_of(const bf16* tile) {
-    typedef Copier<ROWS, THREADS> Mine;
+template <int DIM, int ROWS> DEVICE SharedAddress copies_of(const bf16* tile) {
+    typedef Copier<ROWS> Mine;
     return kept(Tile<DIM, ROWS>::address(tile, Mine::row(), Mine::first_chunk()));
 }
 
 // Begins to copy this thread's row of DIM values `from` to a tile, or fills it with zeros where it is not there.
-template <int DIM, int ROWS, int THREADS = 128> DEVICE void load_row(SharedAddress to, const bf16* from, bool there) {
-    typedef Copier<ROWS, THREADS> Mine;
+template <int DIM, int ROWS> DEVICE void load_row(SharedAddress to, const bf16* from, bool there) {
+    typedef Copier<ROWS> Mine;
     constexpr int CHUNKS = DIM / 8;
     const int first = Mine::first_chunk();
     from = opaque(from + first * 8);
@@ -106,57 +106,37 @@ template <int DIM, int ROWS, int THREADS = 128> DEVICE void load_row(SharedAddre
     }
 }
 
-// The place in a tile from which a warp goes through it as an operand: a left one, of which it has 16 rows from `own` on; a right
-// one whose columns are summed over; and a right one whose rows are. They are found once, outside of the loops. A warp of its own
-// has a chunk a lane, a warpgroup the first value of the matrix.
-template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress left_of(const bf16* tile, int own) {
-    if (WARPGROUPS) return Tile<DIM, ROWS>::address(tile, own / ROWS_OF_GROUP * ROWS_OF_GROUP, 0);
-    return kept(Tile<DIM, ROWS>::address(tile, own + lane_index() % 16, lane_index() / 16));
-}
-template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress right_of(const bf16* tile) {
-    if (WARPGROUPS) return shared_address(tile);
-    return kept(Tile<DIM, ROWS>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
-}
-template <int DIM, int ROWS, bool WARPGROUPS = false> DEVICE SharedAddress right_rows_of(const bf16* tile) {
-    if (WARPGROUPS) return shared_address(tile);
+// The chunk of a tile from which a lane goes through it as an operand: a right one whose rows are summed over, a left one, of whose
+// rows the warp has 16 from `own` on, and a right one whose columns are. They are found once, outside of the loops.
+template <int DIM, int ROWS> DEVICE SharedAddress right_rows_of(const bf16* tile) {
     return Tile<DIM, ROWS>::address(tile, lane_index() % 16, lane_index() / 16);
 }
-
-// Bytes between eight rows and the next eight of a matrix of a warpgroup.
-static constexpr u32 EIGHT_ROWS = 1024;
+template <int DIM, int ROWS> DEVICE SharedAddress left_of(const bf16* tile, int own) {
+    return kept(Tile<DIM, ROWS>::address(tile, own + lane_index() % 16, lane_index() / 16));
+}
+template <int DIM, int ROWS> DEVICE SharedAddress right_of(const bf16* tile) {
+    return kept(Tile<DIM, ROWS>::address(tile, lane_index() % 8 + lane_index() / 16 * 8, lane_index() / 8 % 2));
+}
 
 // sums[16, N] = left[16, DIM] . right[N, DIM]^T, both in shared memory: of `left_of` in a tile of LEFT rows, and of `right_of` in
-// one of N. The products of a warpgroup are there after `warpgroup_wait` and `settle`.
-template <int DIM, int LEFT, int N, bool WARPGROUPS = false>
+// one of N.
+template <int DIM, int LEFT, int N>
 DEVICE void product_transposed(float (&sums)[N / 8][4], SharedAddress left_chunk, SharedAddress right_chunk) {
-    if constexpr (WARPGROUPS) {
-        const SharedMatrix left = shared_matrix(left_chunk, EIGHT_ROWS, 16), right = shared_matrix(right_chunk, EIGHT_ROWS, 16);
-        warpgroup_fence();
 #pragma unroll
-        for (int k = 0; k < DIM; k += 16) {
-            const SharedMatrix a = matrix_behind(left, k / 64 * (LEFT * 128) + k % 64 * 2);
-            const SharedMatrix b = matrix_behind(right, k / 64 * (N * 128) + k % 64 * 2);
-            if (k == 0) warpgroup_mma_first(sums, a, b);
-            else warpgroup_mma(sums, a, b);
-        }
-        warpgroup_commit();
-    } else {
+    for (int k = 0; k < DIM; k += 16) {
+        u32 a[4];
+        load_matrices(a, Tile<DIM, LEFT>::behind(left_chunk, k / 8));
+        const SharedAddress from = Tile<DIM, N>::behind(right_chunk, k / 8);
 #pragma unroll
-        for (int k = 0; k < DIM; k += 16) {
-            u32 a[4];
-            load_matrices(a, Tile<DIM, LEFT>::behind(left_chunk, k / 8));
-            const SharedAddress from = Tile<DIM, N>::behind(right_chunk, k / 8);
-#pragma unroll
-            for (int n = 0; n < N; n += 16) {
-                u32 b[4];
-                load_matrices(b, Tile<DIM, N>::below(from, n));
-                if (k == 0) {
-                    mma_first(sums[n / 8], a, b[0], b[1]);
-                    mma_first(sums[n / 8 + 1], a, b[2], b[3]);
-                } else {
-                    mma(sums[n / 8], a, b[0], b[1]);
-                    mma(sums[n / 8 + 1], a, b[2], b[3]);
-                }
+        for (int n = 0; n < N; n += 16) {
+            u32 b[4];
+            load_matrices(b, Tile<DIM, N>::below(from, n));
+            if (k == 0) {
+                mma_first(sums[n / 8], a, b[0], b[1]);
+                mma_first(sums[n / 8 + 1], a, b[2], b[3]);
+            } else {
+                mma(sums[n / 8], a, b[0], b[1]);
+                mma(sums[n / 8 + 1], a, b[2], b[3]);
             }
         }
     }
@@ -170,29 +150,21 @@ template <int N> DEVICE void pack(u32 (&packed)[N][2], const float (&values)[N][
         for (int half = 0; half < 2; half++) packed[n][half] = pack_bf16(values[n][2 * half], values[n][2 * half + 1]);
 }
 
-// sums[16, N] += left[16, K] . right[K, N]: right is N columns of a tile of K rows of DIM, from `right_rows_of`. The products of a
-// warpgroup are there after `warpgroup_wait` and `settle`.
-template <int DIM, int K, int N, bool WARPGROUPS = false>
+// sums[16, N] += left[16, K] . right[K, N]: right is N columns of a tile of K rows of DIM, from `right_rows_of`.
+template <int DIM, int K, int N>
 DEVICE void product(float (&sums)[N / 8][4], const u32 (&left)[K / 8][2], SharedAddress chunk) {
-    const SharedMatrix right = shared_matrix(chunk, EIGHT_ROWS, K * 128);
-    if constexpr (WARPGROUPS) warpgroup_fence();
 #pragma unroll
     for (int k = 0; k < K; k += 16) {
         const u32(&low)[2] = left[k / 8], (&high)[2] = left[k / 8 + 1];
         const u32 a[4] = {low[0], low[1], high[0], high[1]};
-        if constexpr (WARPGROUPS) {
-            warpgroup_mma(sums, a, matrix_behind(right, k * 128));
-        } else {
 #pragma unroll
-            for (int n = 0; n < N; n += 16) {
-                u32 b[4];
-                load_matrices_transposed(b, Tile<DIM, K>::below(Tile<DIM, K>::behind(chunk, n / 8), k));
-                mma(sums[n / 8], a, b[0], b[1]);
-                mma(sums[n / 8 + 1], a, b[2], b[3]);
-            }
+        for (int n = 0; n < N; n += 16) {
+            u32 b[4];
+            load_matrices_transposed(b, Tile<DIM, K>::below(Tile<DIM, K>::behind(chunk, n / 8), k));
+            mma(sums[n / 8], a, b[0], b[1]);
+            mma(sums[n / 8 + 1], a, b[2], b[3]);
         }
     }
-    if constexpr (WARPGROUPS) warpgroup_commit();
 }
 
 // Calls `use(value, column, half)` for a lane's values of a product: the column of the product, and which of its two rows.
@@ -210,6 +182,15 @@ template <int N, class Use> DEVICE void for_each(float (&first)[N][4], float (&s
     for (int n = 0; n < N; n++)
 #pragma unroll
         for (int i = 0; i < 4; i++) use(first[n][i], second[n][i], n * 8 + 2 * t + i % 2, i / 2);
+}
+
+// The same where what is used does not depend on the row: `use(value of one row, of the other, column)`.
+template <int N, class Use> DEVICE void for_each_pair(float (&values)[N][4], Use use) {
+    const int t = lane_index() % 4;
+#pragma unroll
+    for (int n = 0; n < N; n++)
+#pragma unroll
+        for (int i = 0; i < 2; i++) use(values[n][i], values[n][2 + i], n * 8 + 2 * t + i);
 }
 
 template <int N> DEVICE void clear(float (&sums)[N][4]) {
@@ -266,9 +247,9 @@ struct QueryRows {
     // Keys that the last row sees.
     DEVICE i32 keys() const { return position(count - 1) + 1; }
     // Begins to copy the block's rows of queries or of what is laid out like them.
-    template <int DIM, int TILE = ROWS, int THREADS = 128> DEVICE void load(bf16* tile, const bf16* from) const {
-        const int r = Copier<TILE, THREADS>::row();
-        load_row<DIM, TILE, THREADS>(copies_of<DIM, TILE, THREADS>(tile), from + place(min(r, count - 1)) * DIM, r < count);
+    template <int DIM> DEVICE void load(bf16* tile, const bf16* from) const {
+        const int r = Copier<ROWS>::row();
+        load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile), from + place(min(r, count - 1)) * DIM, r < count);
     }
 };
 
@@ -277,9 +258,9 @@ struct KeyRow {
     u64 place;
     bool there;
 };
-template <int ROWS, int THREADS = 128>
+template <int ROWS>
 DEVICE KeyRow key_row(const Segment* segments, const QueryRows& rows, i32 first, i32 keys) {
-    const i32 position = first + Copier<ROWS, THREADS>::row(), at = min(position, keys - 1);
+    const i32 position = first + Copier<ROWS>::row(), at = min(position, keys - 1);
     const Segment& own = rows.segment;
     const u32 token = at >= own.base ? own.start + at - own.base : token_at(segments, own.parent, at);
     return {(u64)token * rows.heads.key + rows.key_head, position < keys};
@@ -311,7 +292,7 @@ DEVICE void powers(u32 (&packed)[N][2], const float (&scores)[N][4], const float
 static constexpr float LARGEST_TOTAL = 65536.0f;
 
 // Turns the rows of queries in `tile` by the angles of their tokens (Rotation in halves) and writes them over those before. A
-// warp turns the rows that it has copied, which are its rows of the product.
+// warp turns its rows of the product.
 template <int DIM, int ROWS>
 DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine, const float* sine, bf16* q) {
     constexpr int UNITS = DIM / 16;
@@ -340,14 +321,13 @@ DEVICE void turn_queries(bf16* tile, const QueryRows& rows, const float* cosine,
 
 // Calls `use(stage, first)` for tiles from `first` = `begin` on in steps of STEP below `end`, each after `load(stage, first)`;
 // with two stages the next tile comes while one is used.
-template <int STAGES, int STEP, bool WARPGROUPS = false, class Load, class Use>
+template <int STAGES, int STEP, class Load, class Use>
 DEVICE void pipeline(i32 begin, i32 end, Load load, Use use) {
     load(0, begin);
     copy_async_commit();
     for (i32 first = begin, stage = 0; first < end; first += STEP, stage = (stage + 1) % STAGES) {
         const i32 next = first + STEP;
         copy_async_wait<0>();
-        if constexpr (WARPGROUPS) shared_fence();
         sync_block();
         // Nobody uses the other stage any more.
         if (STAGES == 2 && next < end) load(1 - stage, next);
@@ -373,9 +353,10 @@ template <int DIM, int KEYS, bool SPECIAL> struct Softmax {
     i32 keys, all_see, sees_last, sees[2];
     const int own = threadIdx.x / WARP * WARP_ROWS, low = own + lane_index() / 4, high = low + 8;
 
-    DEVICE Softmax(const QueryRows& rows, Scores<SPECIAL> scores_)
+    // `first_row` is the first of the rows that go through the same tiles.
+    DEVICE Softmax(const QueryRows& rows, Scores<SPECIAL> scores_, int first_row = 0)
         : scores(scores_), to_log2(SPECIAL ? 1.0f : scores_.scale * LOG2_E), keys(rows.keys()) {
-        all_see = rows.position(0) + 1;
+        all_see = rows.position(first_row) + 1;
         sees_last = rows.position(rows.count - 1);
         sees[0] = rows.position(low), sees[1] = rows.position(high);
         clear(sums);
@@ -500,51 +481,6 @@ attention_forward(const bf16* q, const bf16* k, const bf16* v, const Segment* se
     of.template store<ROWS>(rows, tile_q, out, lse);
 }
 
-// The same by GROUPS warpgroups of a block, which have 64 of its rows each. Keys and values come a tile ahead.
-template <int DIM, int GROUPS>
-KERNEL(GROUPS * 128, GROUPS == 1 ? 3 : GROUPS == 2 && DIM == 64 ? 2 : 1)
-attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
-                             u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
-                             const float* cosine, const float* sine) {
-    constexpr int KEYS = 64, ROWS = GROUPS * ROWS_OF_GROUP, THREADS = GROUPS * WARPGROUP;
-    typedef Tile<DIM, KEYS> Keys;
-    DYNAMIC_SHARED(memory);
-    bf16* tile_q = (bf16*)memory;
-    bf16* inner = tile_q + Tile<DIM, ROWS>::LEN;
-
-    const QueryRows rows(segments, tiles, {heads, kv_heads}, 0, ROWS);
-    const i32 keys = rows.keys();
-    const SharedAddress copies = copies_of<DIM, KEYS, THREADS>(inner);
-    const auto load = [&](int stage, i32 first) {
-        const KeyRow key = key_row<KEYS, THREADS>(segments, rows, first, keys);
-        const SharedAddress tile = Keys::later(copies, 2 * stage);
-        load_row<DIM, KEYS, THREADS>(tile, k + key.place * DIM, key.there);
-        load_row<DIM, KEYS, THREADS>(Keys::later(tile, 1), v + key.place * DIM, key.there);
-    };
-    rows.load<DIM, ROWS, THREADS>(tile_q, q_to_turn ? q_to_turn : q);
-    if (q_to_turn) {
-        copy_async_commit();
-        copy_async_wait<0>();
-        turn_queries<DIM, ROWS>(tile_q, rows, cosine, sine, q_to_turn);
-    }
-    Softmax<DIM, KEYS, false> of(rows, {scale, softcap, (i32)window});
-    const SharedAddress left_q = left_of<DIM, ROWS, true>(tile_q, of.own), right = right_of<DIM, KEYS, true>(inner);
-    pipeline<2, KEYS, true>(0, keys, load, [&](int stage, i32 first) {
-        const SharedAddress tile = Keys::later(right, 2 * stage);
-        float p[KEYS / 8][4];
-        product_transposed<DIM, ROWS, KEYS, true>(p, left_q, tile);
-        warpgroup_wait<0>();
-        settle(p);
-        of.score(p, first);
-        u32 packed[KEYS / 8][2];
-        of.add(packed, p);
-        product<DIM, KEYS, DIM, true>(of.sums, packed, Keys::later(tile, 1));
-        warpgroup_wait<0>();
-        settle(of.sums);
-    });
-    of.template store<ROWS>(rows, tile_q, out, lse);
-}
-
 // The sum of d_out out over a head, in each of the four lanes that share a row of a fragment.
 template <int DIM> DEVICE float row_delta(const bf16* d_out, const bf16* out) {
     float sum = 0.0f;
@@ -581,8 +517,8 @@ DEVICE void turn_back(float (&sums)[DIM / 8][4], const float* cosine, const floa
 }
 
 // Rows of the inner tiles of backward, and how many pairs of them are in shared memory: what fits 99 KiB.
-template <int DIM, bool WARPGROUPS> struct Inner {
-    static constexpr int ROWS = DIM > 128 ? 16 : DIM > 64 && !WARPGROUPS ? 32 : 64, STAGES = DIM > 128 ? 1 : 2;
+template <int DIM> struct Inner {
+    static constexpr int ROWS = DIM > 128 ? 16 : DIM > 64 ? 32 : 64, STAGES = DIM > 128 ? 1 : 2;
 };
 
 // What a block of backward reads and writes. `delta` are the sums of d_out out over a head.
@@ -598,10 +534,9 @@ struct Backward {
 };
 
 // The gradients of a tile of query rows.
-template <int DIM, bool SPECIAL, bool WARPGROUPS>
+template <int DIM, bool SPECIAL>
 DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_q, u8* memory) {
-    typedef Inner<DIM, WARPGROUPS> Shape;
-    constexpr int KEYS = Shape::ROWS;
+    constexpr int KEYS = Inner<DIM>::ROWS;
     typedef Tile<DIM, ROWS> Own;
     typedef Tile<DIM, KEYS> Keys;
     bf16* tile_q = (bf16*)memory;
@@ -626,8 +561,8 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
     }
     float sums[DIM / 8][4];
     clear(sums);
-    const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM, KEYS, WARPGROUPS>(inner);
-    const SharedAddress right_rows = right_rows_of<DIM, KEYS, WARPGROUPS>(inner);
+    const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM, KEYS>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM, KEYS>(inner);
     const auto load = [&](int stage, i32 first) {
         const KeyRow key = key_row<KEYS>(of.segments, rows, first, keys);
         const SharedAddress tile = Keys::later(copies, 2 * stage);
@@ -637,16 +572,11 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
     const i32 all_see = rows.position(0) + 1;
     const float to_log2 = of.scale * LOG2_E;
     const i32 begin = scores.first_key(rows.position(0));
-    const SharedAddress left_q = left_of<DIM, ROWS, WARPGROUPS>(tile_q, own), left_d = left_of<DIM, ROWS, WARPGROUPS>(tile_d, own);
-    pipeline<Shape::STAGES, KEYS, WARPGROUPS>(begin, keys, load, [&](int stage, i32 first) {
+    const SharedAddress left_q = left_of<DIM, ROWS>(tile_q, own), left_d = left_of<DIM, ROWS>(tile_d, own);
+    pipeline<Inner<DIM>::STAGES, KEYS>(begin, keys, load, [&](int stage, i32 first) {
         float p[KEYS / 8][4], d_p[KEYS / 8][4];
-        product_transposed<DIM, ROWS, KEYS, WARPGROUPS>(p, left_q, Keys::later(right, 2 * stage));
-        product_transposed<DIM, ROWS, KEYS, WARPGROUPS>(d_p, left_d, Keys::later(right, 2 * stage + 1));
-        if constexpr (WARPGROUPS) {
-            warpgroup_wait<0>();
-            settle(p);
-            settle(d_p);
-        }
+        product_transposed<DIM, ROWS, KEYS>(p, left_q, Keys::later(right, 2 * stage));
+        product_transposed<DIM, ROWS, KEYS>(d_p, left_d, Keys::later(right, 2 * stage + 1));
         // Of what is not seen the probability is 2^-inf.
         const auto see = [&](float& score, int column, int half) {
             const i32 key = first + column;
@@ -668,11 +598,7 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
         }
         u32 packed[KEYS / 8][2];
         pack(packed, p);
-        product<DIM, KEYS, DIM, WARPGROUPS>(sums, packed, Keys::later(right_rows, 2 * stage));
-        if constexpr (WARPGROUPS) {
-            warpgroup_wait<0>();
-            settle(sums);
-        }
+        product<DIM, KEYS, DIM>(sums, packed, Keys::later(right_rows, 2 * stage));
     });
     if (of.cosine) turn_back<DIM>(sums, of.cosine, of.sine, rows.token(low), rows.token(high));
     store_tile<DIM, ROWS, DIM>(sums, of.scale, of.scale, tile_q, own, [&](int r) {
@@ -682,10 +608,10 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
 
 // The gradients of a tile of keys and of their values, COLS columns from `column` on, since more do not fit registers. `order`
 // are the tokens in depth-first order, `positions` theirs.
-template <int DIM, int COLS, bool SPECIAL, bool WARPGROUPS>
+template <int DIM, int COLS, bool SPECIAL>
 DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* order, const i32* positions, bf16* d_k,
                           bf16* d_v, u8* memory) {
-    constexpr int QUERIES = Inner<DIM, WARPGROUPS>::ROWS, STAGES = Inner<DIM, WARPGROUPS>::STAGES;
+    constexpr int QUERIES = Inner<DIM>::ROWS, STAGES = Inner<DIM>::STAGES;
     typedef Tile<DIM, ROWS> Own;
     typedef Tile<DIM, QUERIES> Queries;
     bf16* tile_k = (bf16*)memory;
@@ -711,7 +637,7 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const auto query_place = [&](i32 row) {
         return (u64)queries[row / (i32)group] * heads + key_head * group + row % (i32)group;
     };
-    const int mine = Copier<ROWS, 128>::row();
+    const int mine = Copier<ROWS>::row();
     const u64 key_of_mine = key_place(min(mine, count - 1)) * DIM;
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_k), of.k + key_of_mine, mine < count);
     load_row<DIM, ROWS>(copies_of<DIM, ROWS>(tile_v), of.v + key_of_mine, mine < count);
@@ -720,10 +646,10 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     float sums_k[COLS / 8][4], sums_v[COLS / 8][4];
     clear(sums_k);
     clear(sums_v);
-    const SharedAddress copies = copies_of<DIM, QUERIES>(inner), right = right_of<DIM, QUERIES, WARPGROUPS>(inner);
-    const SharedAddress right_rows = right_rows_of<DIM, QUERIES, WARPGROUPS>(inner + Queries::at(0, column / 8));
+    const SharedAddress copies = copies_of<DIM, QUERIES>(inner), right = right_of<DIM, QUERIES>(inner);
+    const SharedAddress right_rows = right_rows_of<DIM, QUERIES>(inner + Queries::at(0, column / 8));
     const auto load = [&](int stage, i32 first) {
-        typedef Copier<QUERIES, 128> Mine;
+        typedef Copier<QUERIES> Mine;
         const int r = Mine::row();
         const i32 row = min(first + r, query_rows - 1);
         const bool there = first + r < query_rows;
@@ -742,17 +668,12 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     const i32 see_all = (ROWS - 1) * (i32)group;
     const i32 sees_from[2] = {low * (i32)group, high * (i32)group};
     const float to_log2 = of.scale * LOG2_E;
-    const SharedAddress left_k = left_of<DIM, ROWS, WARPGROUPS>(tile_k, own), left_v = left_of<DIM, ROWS, WARPGROUPS>(tile_v, own);
-    pipeline<STAGES, QUERIES, WARPGROUPS>(0, query_rows, load, [&](int stage, i32 first) {
+    const SharedAddress left_k = left_of<DIM, ROWS>(tile_k, own), left_v = left_of<DIM, ROWS>(tile_v, own);
+    pipeline<STAGES, QUERIES>(0, query_rows, load, [&](int stage, i32 first) {
         float p[QUERIES / 8][4], d_s[QUERIES / 8][4];
         // Scores transposed: rows are keys, columns queries.
-        product_transposed<DIM, ROWS, QUERIES, WARPGROUPS>(p, left_k, Queries::later(right, 2 * stage));
-        product_transposed<DIM, ROWS, QUERIES, WARPGROUPS>(d_s, left_v, Queries::later(right, 2 * stage + 1));
-        if constexpr (WARPGROUPS) {
-            warpgroup_wait<0>();
-            settle(p);
-            settle(d_s);
-        }
+        product_transposed<DIM, ROWS, QUERIES>(p, left_k, Queries::later(right, 2 * stage));
+        product_transposed<DIM, ROWS, QUERIES>(d_s, left_v, Queries::later(right, 2 * stage + 1));
         if (SPECIAL) {
             for_each(p, d_s, [&](float& score, float& d_score, int query, int half) {
                 const int place = stage * QUERIES + query;
@@ -775,15 +696,9 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
         }
         u32 packed[QUERIES / 8][2];
         pack(packed, p);
-        product<DIM, QUERIES, COLS, WARPGROUPS>(sums_v, packed, Queries::later(right_rows, 2 * stage + 1));
-        u32 packed_d[QUERIES / 8][2];
-        pack(packed_d, d_s);
-        product<DIM, QUERIES, COLS, WARPGROUPS>(sums_k, packed_d, Queries::later(right_rows, 2 * stage));
-        if constexpr (WARPGROUPS) {
-            warpgroup_wait<0>();
-            settle(sums_v);
-            settle(sums_k);
-        }
+        product<DIM, QUERIES, COLS>(sums_v, packed, Queries::later(right_rows, 2 * stage + 1));
+        pack(packed, d_s);
+        product<DIM, QUERIES, COLS>(sums_k, packed, Queries::later(right_rows, 2 * stage));
     });
     const auto to_keys = [&](bf16* to) {
         return [&, to](int r) { return own + r < count ? to + key_place(own + r) * DIM + column : nullptr; };
@@ -796,23 +711,6 @@ DEVICE void backward_keys(const Backward& of, int2 tile, u32 column, const u32* 
     store_tile<DIM, ROWS, COLS>(sums_v, 1.0f, 1.0f, tile_v, own, to_keys(d_v));
 }
 
-// A block of backward: of a tile of keys, DIM / COLS blocks each, or behind those of a tile of query rows.
-template <int DIM, int COLS, bool SPECIAL, bool WARPGROUPS>
-DEVICE void backward_block(const Backward& of, const u32* order, const i32* positions, const int2* query_tiles,
-                           const int2* key_tiles, u32 key_tile_count, bf16* d_q, bf16* d_k, bf16* d_v, u8* memory) {
-    constexpr u32 PARTS = DIM / COLS;
-    const u32 of_keys = key_tile_count * PARTS;
-    if (blockIdx.x < of_keys) {
-        const int2 tile = key_tiles[blockIdx.x / PARTS];
-        const u32 column = blockIdx.x % PARTS * COLS;
-        backward_keys<DIM, COLS, SPECIAL, WARPGROUPS>(of, tile, column, order, positions, d_k, d_v, memory);
-    } else {
-        const int2 tile = query_tiles[blockIdx.x - of_keys];
-        const QueryRows rows(of.segments[tile.x], tile.x, tile.y, of.heads, ROWS);
-        backward_queries<DIM, SPECIAL, WARPGROUPS>(of, rows, d_q, memory);
-    }
-}
-
 // Grid: (tiles of keys, DIM / COLS times each, and then tiles of query rows; key heads). Both kinds of blocks read the same
 // operands of a head, which are in the cache of the device while its blocks run side by side.
 template <int DIM, int COLS, bool SPECIAL = false>
@@ -821,22 +719,18 @@ attention_backward(const bf16* d_out, const bf16* q, const bf16* k, const bf16* 
                    const Segment* segments, const u32* order, const i32* positions, const int2* query_tiles,
                    const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads, float scale, float softcap, u32 window,
                    const float* cosine, const float* sine, bf16* d_q, bf16* d_k, bf16* d_v) {
+    constexpr u32 PARTS = DIM / COLS;
     DYNAMIC_SHARED(memory);
     const Backward of = {d_out, q, k, v, lse, delta, segments, {heads, kv_heads}, scale, softcap, (i32)window, cosine, sine};
-    backward_block<DIM, COLS, SPECIAL, false>(of, order, positions, query_tiles, key_tiles, key_tile_count, d_q, d_k, d_v, memory);
-}
-
-// The same by warpgroups, one of a block.
-template <int DIM, int COLS>
-KERNEL(128, DIM <= 64 ? 3 : 2)
-attention_backward_warpgroups(const bf16* d_out, const bf16* q, const bf16* k, const bf16* v, const float* lse,
-                              const float* delta, const Segment* segments, const u32* order, const i32* positions,
-                              const int2* query_tiles, const int2* key_tiles, u32 key_tile_count, u32 heads, u32 kv_heads,
-                              float scale, float softcap, u32 window, const float* cosine, const float* sine, bf16* d_q,
-                              bf16* d_k, bf16* d_v) {
-    DYNAMIC_SHARED(memory);
-    const Backward of = {d_out, q, k, v, lse, delta, segments, {heads, kv_heads}, scale, softcap, (i32)window, cosine, sine};
-    backward_block<DIM, COLS, false, true>(of, order, positions, query_tiles, key_tiles, key_tile_count, d_q, d_k, d_v, memory);
+    const u32 of_keys = key_tile_count * PARTS;
+    if (blockIdx.x < of_keys) {
+        const int2 tile = key_tiles[blockIdx.x / PARTS];
+        backward_keys<DIM, COLS, SPECIAL>(of, tile, blockIdx.x % PARTS * COLS, order, positions, d_k, d_v, memory);
+    } else {
+        const int2 tile = query_tiles[blockIdx.x - of_keys];
+        const QueryRows rows(segments[tile.x], tile.x, tile.y, of.heads, ROWS);
+        backward_queries<DIM, SPECIAL>(of, rows, d_q, memory);
+    }
 }
 
 // The sums of d_out out over heads: four lanes a head.

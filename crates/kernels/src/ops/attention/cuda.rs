@@ -35,10 +35,12 @@ const PLAIN_ROWS: usize = 16;
 /// Head sizes that warpgroups compute.
 const WARPGROUP_DIMS: [usize; 2] = [64, 128];
 
-/// Rows of queries that a block of forward by warpgroups owns.
-fn wide_rows() -> usize {
-    std::env::var("FC_GROUPS").map_or(2, |n| n.parse::<usize>().expect("a number")) * ROWS
-}
+/// Rows of queries or keys that a block of two warpgroups owns, and those of the tiles that it walks.
+const GROUP_BLOCK_ROWS: usize = 128;
+const GROUP_INNER_ROWS: usize = 64;
+
+/// Parts of a tree.
+pub const PARTS: usize = 7;
 
 /// Places in the description of a segment.
 const BASE: usize = 3;
@@ -57,10 +59,11 @@ pub struct Tree {
     positions: Vec<i32>,
     /// Segment and first row of each block of queries; a row is a token and a head of a group.
     query_tiles: Vec<[i32; 2]>,
-    /// The same of the blocks of a forward by warpgroups, which have more rows.
-    wide_query_tiles: Vec<[i32; 2]>,
     /// Segment and first key of each block of keys.
     key_tiles: Vec<[i32; 2]>,
+    /// The same two of warpgroups, whose blocks have more rows; none for other tensor cores.
+    group_query_tiles: Vec<[i32; 2]>,
+    group_key_tiles: Vec<[i32; 2]>,
 }
 
 impl Tree {
@@ -89,8 +92,9 @@ impl Tree {
             order: vec![0; segments.tokens()],
             positions: vec![0; segments.tokens()],
             query_tiles: Vec::new(),
-            wide_query_tiles: Vec::new(),
             key_tiles: Vec::new(),
+            group_query_tiles: Vec::new(),
+            group_key_tiles: Vec::new(),
         };
         for (i, segment) in list.iter().enumerate() {
             let (base, next) = match segment.parent {
@@ -118,23 +122,26 @@ impl Tree {
             }
             let tiles = |rows: usize, of: usize| (0..rows).step_by(of).map(move |first| [int(i), int(first)]);
             tree.query_tiles.extend(tiles(segment.len * group, ROWS));
-            if cores == TensorCores::Warpgroups {
-                tree.wide_query_tiles.extend(tiles(segment.len * group, wide_rows()));
-            }
             tree.key_tiles.extend(tiles(segment.len, ROWS));
+            if cores == TensorCores::Warpgroups {
+                tree.group_query_tiles.extend(tiles(segment.len * group, GROUP_BLOCK_ROWS));
+                tree.group_key_tiles.extend(tiles(segment.len, GROUP_BLOCK_ROWS));
+            }
         }
         // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
-        let Tree { segments, query_tiles, wide_query_tiles, key_tiles, .. } = &mut tree;
+        let Tree { segments, query_tiles, key_tiles, group_query_tiles, group_key_tiles, .. } = &mut tree;
         let (of, group) = (|segment: i32| segments[segment as usize], int(group));
-        for tiles in [query_tiles, wide_query_tiles] {
+        for tiles in [query_tiles, group_query_tiles] {
             tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
         }
-        key_tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[SUBTREE] - first));
+        for tiles in [key_tiles, group_key_tiles] {
+            tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[SUBTREE] - first));
+        }
         tree
     }
 
-    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions, query tiles of warpgroups.
-    pub fn bytes(&self) -> [Vec<u8>; 6] {
+    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions, then both tiles of warpgroups.
+    pub fn bytes(&self) -> [Vec<u8>; PARTS] {
         let bytes = |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         [
             bytes(self.segments.as_flattened()),
@@ -142,7 +149,8 @@ impl Tree {
             bytes(self.query_tiles.as_flattened()),
             bytes(self.key_tiles.as_flattened()),
             bytes(&self.positions),
-            bytes(self.wide_query_tiles.as_flattened()),
+            bytes(self.group_query_tiles.as_flattened()),
+            bytes(self.group_key_tiles.as_flattened()),
         ]
     }
 }
@@ -153,7 +161,7 @@ pub struct DeviceTree<'a> {
     /// What was copied.
     pub tree: &'a Tree,
     /// Where its parts are.
-    pub parts: [Region; 6],
+    pub parts: [Region; PARTS],
 }
 
 impl DeviceTree<'_> {
@@ -177,8 +185,12 @@ impl DeviceTree<'_> {
         Arg::In(self.parts[4].words(self.tree.positions.len() as u64))
     }
 
-    fn wide_query_tiles(&self) -> Arg {
-        Arg::In(self.parts[5].words(2 * self.tree.wide_query_tiles.len() as u64))
+    fn group_query_tiles(&self) -> Arg {
+        Arg::In(self.parts[5].words(2 * self.tree.group_query_tiles.len() as u64))
+    }
+
+    fn group_key_tiles(&self) -> Arg {
+        Arg::In(self.parts[6].words(2 * self.tree.group_key_tiles.len() as u64))
     }
 }
 
@@ -268,6 +280,16 @@ impl Sizes {
         [Arg::F32(self.scores.softcap.unwrap_or(0.0)), Arg::U32(window as u32)]
     }
 
+    /// As [`Self::launch`] of two warpgroups, with so many tiles of the block's own rows, and stages of two inner tiles. Behind
+    /// those are places of four tiles, and in backward two statistics of each inner row.
+    fn group_launch(&self, kernel: &str, tiles: usize, own: usize, stages: usize, args: Vec<Arg>) -> Launch {
+        let rows = own * GROUP_BLOCK_ROWS + stages * 2 * GROUP_INNER_ROWS;
+        let words = (4 + 2 * stages) * GROUP_INNER_ROWS;
+        let shared_bytes = (rows * self.row_bytes() + words * size_of::<f32>()) as u32;
+        let launch = self.launch(format!("{kernel}<{}>", self.heads.dim), tiles, 0, args);
+        Launch { threads: 2 * THREADS, shared_bytes, ..launch }
+    }
+
     /// `tiles` blocks for each key head.
     fn launch(&self, entry: String, tiles: usize, shared_bytes: usize, args: Vec<Arg>) -> Launch {
         assert!(shared_bytes <= MAX_SHARED_BYTES as usize, "{shared_bytes} bytes of shared memory");
@@ -305,13 +327,12 @@ impl Sizes {
 
     /// Whether warpgroups compute these heads: what has a cap or a window is left to warps.
     fn by_warpgroups(&self, tree: DeviceTree<'_>) -> bool {
-        !tree.tree.wide_query_tiles.is_empty() && self.plain_scores() && WARPGROUP_DIMS.contains(&self.heads.dim)
+        !tree.tree.group_query_tiles.is_empty() && self.plain_scores() && WARPGROUP_DIMS.contains(&self.heads.dim)
     }
 
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
-    fn inner(&self, by_warpgroups: bool) -> (usize, usize) {
+    fn inner(&self) -> (usize, usize) {
         match self.heads.dim {
-            _ if by_warpgroups => (64, 2),
             ..=64 => (64, 2),
             65..=128 => (32, 2),
             _ => (16, 1),
@@ -319,8 +340,8 @@ impl Sizes {
     }
 
     /// Two tiles of a block's own rows, the inner pairs, and three statistics of each inner row.
-    fn backward_shared_bytes(&self, by_warpgroups: bool) -> usize {
-        let (rows, stages) = self.inner(by_warpgroups);
+    fn backward_shared_bytes(&self) -> usize {
+        let (rows, stages) = self.inner();
         (2 * ROWS + 2 * stages * rows) * self.row_bytes() + 3 * stages * rows * size_of::<f32>()
     }
 
@@ -349,18 +370,15 @@ pub fn forward(
     args.push(to_turn);
     args.extend(sizes.angles(turn));
     if sizes.by_warpgroups(tree) {
-        args[TILES] = tree.wide_query_tiles();
-        let entry = format!("attention_forward_warpgroups<{}, {}>", heads.dim, wide_rows() / ROWS);
-        let shared_bytes = (wide_rows() + 4 * ROWS) * sizes.row_bytes();
-        let launch = sizes.launch(entry, tree.tree.wide_query_tiles.len(), shared_bytes, args);
-        return Launch { threads: 2 * wide_rows() as u32, ..launch };
+        args[FORWARD_TILES] = tree.group_query_tiles();
+        return sizes.group_launch("attention_forward_warpgroups", tree.tree.group_query_tiles.len(), 1, 4, args);
     }
     let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
 }
 
 /// Place of the query tiles among the arguments of forward.
-const TILES: usize = 4;
+const FORWARD_TILES: usize = 4;
 
 /// [`super::forward`] on a device, for both types and any head size up to [`MAX_HEAD_DIM`].
 pub fn plain_forward(
@@ -486,8 +504,13 @@ pub fn backward(
         u64::from(rows) * LANES_OF_A_DELTA,
         args,
     );
+    let by_warpgroups = sizes.by_warpgroups(tree);
     let cols = keys_columns(heads);
-    let (query_tiles, key_tiles) = (tree.tree.query_tiles.len(), tree.tree.key_tiles.len());
+    let all = tree.tree;
+    let [query_tiles, key_tiles] = match by_warpgroups {
+        true => [&all.group_query_tiles, &all.group_key_tiles].map(Vec::len),
+        false => [&all.query_tiles, &all.key_tiles].map(Vec::len),
+    };
     let key_tile_count = u32::try_from(key_tiles).expect("fewer than 2^32 tiles");
     let mut args = vec![
         Arg::In(d_out),
@@ -499,8 +522,8 @@ pub fn backward(
         tree.segments(),
         tree.order(),
         tree.positions(),
-        tree.query_tiles(),
-        tree.key_tiles(),
+        if by_warpgroups { tree.group_query_tiles() } else { tree.query_tiles() },
+        if by_warpgroups { tree.group_key_tiles() } else { tree.key_tiles() },
         Arg::U32(key_tile_count),
     ];
     args.extend(sizes.head_counts());
@@ -512,11 +535,14 @@ pub fn backward(
         Arg::Out(sizes.narrow(gradients.k)),
         Arg::Out(sizes.narrow(gradients.v)),
     ]);
-    let by_warpgroups = sizes.by_warpgroups(tree);
-    let kernel = if by_warpgroups { "attention_backward_warpgroups" } else { "attention_backward" };
-    let entry = sizes.entry(kernel, &format!("{}, {cols}", heads.dim));
-    let tiles = key_tiles * (heads.dim / cols) + query_tiles;
-    [of_heads, sizes.launch(entry, tiles, sizes.backward_shared_bytes(by_warpgroups), args)]
+    let launch = if by_warpgroups {
+        sizes.group_launch("attention_backward_warpgroups", key_tiles + query_tiles, 2, 3, args)
+    } else {
+        let entry = sizes.entry("attention_backward", &format!("{}, {cols}", heads.dim));
+        let tiles = key_tiles * (heads.dim / cols) + query_tiles;
+        sizes.launch(entry, tiles, sizes.backward_shared_bytes(), args)
+    };
+    [of_heads, launch]
 }
 
 /// As [`backward`] for both types and any head size up to [`MAX_HEAD_DIM`].
@@ -678,7 +704,7 @@ mod tests {
             let heads = Heads { query: 1, key_value: 1, dim };
             let r = Region { offset: 0, bytes: 4096 };
             let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
-            let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; 6] }, Scores::of(heads));
+            let (on_device, scores) = (DeviceTree { tree: &tree, parts: [r; PARTS] }, Scores::of(heads));
             // Asserts what a block asks for.
             let forward = forward(operands, on_device, heads, scores, None);
             let gradients = Gradients { q: r, k: r, v: r, turned: None };

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::cuda::{DeviceTree, Tree};
+use super::cuda::{DeviceTree, PARTS, Tree};
 use super::{Heads, Segments};
 use crate::gpu::{Buffer, Gpu};
 
@@ -12,7 +12,7 @@ pub(super) struct GpuTree {
     gpu: Gpu,
     group: usize,
     tree: Tree,
-    parts: [Buffer; 6],
+    parts: [Buffer; PARTS],
 }
 
 impl GpuTree {
