@@ -3,6 +3,7 @@
 use lorafit_kernels::gpu::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::elementwise::cuda::RowGroups;
 use lorafit_kernels::ops::gate::{self, Activation, OutputProduct};
 use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
 use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, noise, rms_norm, rope};
@@ -352,14 +353,10 @@ fn sums_scales_and_rows_equal_the_cpu() {
             machine.run(&elementwise::cuda::gather_rows(float, rx, device_ids, count, width as u32, to));
             assert_eq!(machine.get_floats(float, to), gathered.to_vec(picked), "gather");
             let (more, to) = (machine.put_floats(float, &more), machine.put_floats(float, &y));
-            machine.run(&elementwise::cuda::scatter_add_rows(
-                (float, float),
-                more,
-                device_ids,
-                count,
-                width as u32,
-                to,
-            ));
+            let groups = RowGroups::new(&ids);
+            let lists = machine.put_u32(&groups.words());
+            let floats = (float, float);
+            machine.run(&elementwise::cuda::scatter_add_rows(floats, more, &groups, lists, width as u32, to));
             assert_close(&machine.get_floats(float, to), &scattered.to_vec(len), tolerance(float), "scatter");
         }
     }
