@@ -163,7 +163,8 @@ template <class T> KERNEL(256) gather_rows(const T* x, const u32* rows, u32 widt
 // alone. Groups along the first axis of the grid, columns along the second. A group's rows are added in order: no atomics, the same
 // bits every time.
 template <class From, class To>
-KERNEL(256) scatter_add_rows(const From* x, const u32* rows, const u32* starts, const u32* order, u32 width, To* y) {
+KERNEL(256, 4)
+scatter_add_rows(const From* x, const u32* rows, const u32* starts, const u32* order, u32 width, To* y) {
     const u32 group = blockIdx.x, at = (blockIdx.y * blockDim.x + threadIdx.x) * UNIT;
     if (at >= width) return;
     const u32 first = starts ? starts[group] : group, last = starts ? starts[group + 1] : group + 1;
