@@ -150,6 +150,51 @@ fn tiles_depend_on_the_shape_of_a_product_and_take_what_is_planned() {
     assert_eq!(tiles((9, 40, 64)), [vec![40], vec![64]]);
 }
 
+/// The lengths of the sums of a product of `m` rows in order, and of each what it is added to: nothing, the output, another tensor.
+fn order_of_terms(m: usize, base: &str) -> Vec<(u64, &'static str)> {
+    let (n, k, rank) = (64, 96, 16);
+    let listener = Listener::new();
+    let gpu = Gpu::over(listener.clone(), Float::Bf16);
+    let weight = FrozenWeight::from_f32(n, k, &vec![0.5; n * k]);
+    let weight = Weight::on(Device::Cuda(gpu), weight.quantize(Quantization::Int8).expect("finite"));
+    let [x, u, b_t, other, mut y] =
+        [m * k, m * rank, rank * n, m * n, m * n].map(|len| Tensor::activation(Device::Cuda(gpu), len));
+    let bias = Tensor::zeros(Device::Cuda(gpu), n);
+    let terms = vec![
+        Term { left: View::rows(&x, k), right: Right::WeightTransposed(&weight), k },
+        Term { left: View::rows(&u, rank), right: Right::View(View::rows(&b_t, n)), k: rank },
+    ];
+    let product = Product { terms: terms.clone(), ..Product::new(m, n, terms[0], &mut y) };
+    let (of_base, bias) = match base {
+        "bias" => (Base::Zero, Some(&bias)),
+        "output" => (Base::Output, None),
+        "other" => (Base::Of(&other), None),
+        _ => (Base::Zero, None),
+    };
+    // Two tiles.
+    cuda::run_in_tiles(gpu, &mut [Product { base: of_base, bias, ..product }], 32 * k);
+    let name = |gemm: &Gemm| match gemm.base {
+        None => "nothing",
+        Some(base) if base == gemm.out.region => "output",
+        Some(_) => "other",
+    };
+    listener.heard().iter().map(|gemm| (gemm.k, name(gemm))).collect()
+}
+
+#[test]
+fn of_terms_that_are_added_to_nothing_the_shortest_comes_first() {
+    let low_rank_first = [(16, "nothing"), (96, "output"), (96, "output")];
+    assert_eq!(order_of_terms(9, "nothing"), low_rank_first);
+    let in_order = |first| [(96, first), (96, first), (16, "output")];
+    for base in ["output", "other"] {
+        assert_eq!(order_of_terms(9, base), in_order(base));
+    }
+    // The bias has written the output.
+    assert_eq!(order_of_terms(9, "bias"), in_order("output"));
+    // A kernel of its own has multiplied few rows with the weight.
+    assert_eq!(order_of_terms(8, "nothing"), [(16, "output")]);
+}
+
 /// As a model is saved whose frozen matrices lie on a GPU: pieces of them, which begin and end within rows.
 #[test]
 fn a_frozen_matrix_on_a_device_is_read_as_on_the_host() {

@@ -1,8 +1,8 @@
 //! Products on a device: matrices of the type that it computes with, decoded or rounded to it tile by tile, for cuBLASLt.
 //!
 //! All operands are of the device's type of activations, sums are f32. Terms are added to the output one after the other, so
-//! that an output in bf16 is rounded after each. A weight that is decoded in several tiles is cut along the output, so that every sum
-//! is computed at once.
+//! that an output in bf16 is rounded after each. A weight that is decoded in several tiles is cut along the output, so that every
+//! sum is computed at once.
 
 use std::ops::Range;
 
@@ -82,7 +82,13 @@ fn run_one(gpu: Gpu, product: &mut Product<'_>, tile_values: usize) {
         });
         product.base = Base::Output;
     }
-    for term in std::mem::take(&mut product.terms) {
+    let mut terms = std::mem::take(&mut product.terms);
+    // The first only writes the output, and those that follow read it, too, which a long sum hides behind its arithmetic. Few rows
+    // cost nothing either way.
+    if matches!(product.base, Base::Zero) && m > FEW_ROWS {
+        terms.sort_by_key(|term| term.k);
+    }
+    for term in terms {
         add(gpu, product, term, tile_values);
         product.base = Base::Output;
     }
