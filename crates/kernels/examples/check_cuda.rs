@@ -11,8 +11,8 @@ use lorafit_kernels::cuda::SOURCES;
 use lorafit_kernels::cuda::nvrtc::{ARCHITECTURES, CompileError, Nvrtc, Resources, Target};
 use lorafit_kernels::gpu::{Float, Region, TensorCores};
 use lorafit_kernels::ops::attention::cuda::{
-    DeviceTree, Gradients, HEAD_DIMS, Operands, PARTS, Tree, backward, forward, forward_cached, plain_backward,
-    plain_forward,
+    DeviceTree, Gradients, HEAD_DIMS, Operands, PARTS, Tree, backward, forward, forward_cached,
+    plain_backward, plain_forward,
 };
 use lorafit_kernels::ops::attention::{Heads, Scores, Segments};
 

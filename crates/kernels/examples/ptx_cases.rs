@@ -210,7 +210,7 @@ fn decode(mut buffers: Buffers<'_>, weight: &FrozenWeight, stored: Stored) {
     let expected: Vec<u8> = expected.iter().flat_map(|value| value.to_le_bytes()).collect();
     buffers.of("expected", &expected);
     let (rows, count) = (Rows::From(1), ROWS as u32 - 1);
-    let tile = Tile { rows, order: RowOrder::Stored, count, cols: cols as u32 };
+    let tile = Tile::of_rows(rows, RowOrder::Stored, count, cols as u32);
     for (float, name) in [(Float::F32, "float"), (Float::Bf16, "bf16")] {
         let out = buffers.empty(name, float.bytes(((ROWS - 1) * cols) as u64));
         launch(buffers.text, &stored.decode(float, tile, out));

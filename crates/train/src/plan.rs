@@ -300,7 +300,7 @@ fn passing_bytes(
         let attention = (config.num_attention_heads + 2 * config.num_key_value_heads) * config.head_dim;
         return cpu_workspace_bytes(tokens, attention.max(2 * config.intermediate_size));
     };
-    let largest = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, rows, cols)).max();
+    let largest = config.matrix_shapes().map(|(rows, cols)| decoded_bytes(float, tokens, rows, cols)).max();
     let decoded = match weights < config.weight_bytes(float.bytes(1), None) {
         true => largest.map_or(0, |bytes| placement.buffer_bytes(bytes)),
         false => 0,

@@ -479,7 +479,8 @@ mod tests {
     /// Whether a source of the same file has an entry of the kernel.
     fn seen_anywhere(of: &Source, kernel: &str) -> bool {
         // A source that continues another begins as that one does.
-        let same_file = SOURCES.iter().filter(|source| of.text.starts_with(source.text) || source.path == of.path);
+        let same_file =
+            SOURCES.iter().filter(|source| of.text.starts_with(source.text) || source.path == of.path);
         same_file.flat_map(|source| source.entries).any(|entry| entry.split('<').next() == Some(kernel))
     }
 

@@ -262,7 +262,8 @@ fn build(program: &Program, source: &Source, target: Target) -> Result<(Vec<u8>,
     }
     // What Hopper alone has is not in the set that later devices run.
     let own = if target == Target::Machine(HOPPER) { "a" } else { "" };
-    let options = [format!("--gpu-architecture={target}{own}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
+    let options =
+        [format!("--gpu-architecture={target}{own}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
     let options = options.map(|option| text(&option));
     let pointers = options.each_ref().map(|option| option.as_ptr());
     // SAFETY: a program that was not compiled yet, and options that live until it is.

@@ -78,6 +78,12 @@ template <class T> DEVICE const T* opaque(const T* address) {
     return address;
 }
 
+// The same number, of which the compiler knows nothing: what it computed from it before, it computes again instead of keeping it.
+DEVICE u32 opaque(u32 value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
 // Four 8 x 8 matrices of 16-bit values from shared memory. Lane 8 i + j names the 16 bytes of row j of matrix i;
 // each lane gets of every matrix values 2t, 2t + 1 of row g.
 DEVICE void load_matrices(u32 (&r)[4], SharedAddress row) {

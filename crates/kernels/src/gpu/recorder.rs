@@ -249,7 +249,10 @@ impl Driver for Recorder {
             threads.is_multiple_of(WARP) && (WARP..=1024).contains(threads),
             "{entry}: {threads} threads"
         );
-        assert!(*shared_bytes <= record.cores.max_shared_bytes(), "{entry}: {shared_bytes} bytes of shared memory");
+        assert!(
+            *shared_bytes <= record.cores.max_shared_bytes(),
+            "{entry}: {shared_bytes} bytes of shared memory"
+        );
 
         // Of each region whether it is read, and whether it is written.
         let regions: Vec<(usize, Region, [bool; 2])> = (0..)

@@ -1,5 +1,6 @@
-// Decoding of stored weights: rows of a matrix, or those of the given ids, into a dense tile. A thread decodes eight
-// neighbouring values of a row. Formats and their sources are described in this folder.
+// Decoding of stored weights: rows of a matrix, or those of the given ids, into a dense tile; of each row `cols` values from
+// `first_col` on, a multiple of eight. A thread decodes eight neighbouring values of a row. Formats and their sources are described
+// in this folder.
 
 // Rows to decode: `ids[i]` or, without ids, `first + i`; `head_dim` above 0 finds rows of a GGUF q_proj or k_proj
 // (RowOrder::RotaryPairs).
@@ -188,10 +189,11 @@ multiply_blocks(const u8* data, u32 head_dim, u32 rows, u32 cols, const T* x, u3
     });
 }
 template <class Format, class T>
-KERNEL(256) decode_blocks(const u8* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
+KERNEL(256)
+decode_blocks(const u8* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width, u32 first_col, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
-    const u64 value = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
+    const u64 value = stored_row(ids, first, unit.row, head_dim) * width + first_col + unit.col;
     float v[8];
     Format::decode(data + value / Format::LEN * Format::BYTES, (u32)(value % Format::LEN), v);
     store(v, unit.count, out + (u64)unit.row * cols + unit.col);
@@ -219,10 +221,11 @@ multiply_floats(const From* data, u32 head_dim, u32 rows, u32 cols, const T* x, 
     few.multiply([&](u64 row, u32 col, u32 there, float(&w)[8]) { load(data + row * cols + col, there, w); });
 }
 template <class From, class T>
-KERNEL(256) decode_floats(const From* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
+KERNEL(256)
+decode_floats(const From* data, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width, u32 first_col, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
-    const u64 value = stored_row(ids, first, unit.row, head_dim) * cols + unit.col;
+    const u64 value = stored_row(ids, first, unit.row, head_dim) * width + first_col + unit.col;
     float v[8];
     load(data + value, unit.count, v);
     store(v, unit.count, out + (u64)unit.row * cols + unit.col);
@@ -244,12 +247,13 @@ multiply_int8(const i8* codes, const float* absmax, u32 head_dim, u32 rows, u32 
 }
 template <class T>
 KERNEL(256)
-decode_int8(const i8* codes, const float* absmax, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
+decode_int8(const i8* codes, const float* absmax, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width,
+            u32 first_col, u32 cols, T* out) {
     const Unit unit = matrix_unit(rows, cols);
     if (!unit.there) return;
     const u64 row = stored_row(ids, first, unit.row, head_dim);
     float v[8];
-    int8_unit(codes + row * cols + unit.col, absmax[row], unit.count, v);
+    int8_unit(codes + row * width + first_col + unit.col, absmax[row], unit.count, v);
     store(v, unit.count, out + (u64)unit.row * cols + unit.col);
 }
 
@@ -276,7 +280,8 @@ template <class Scales> struct FourBit {
     // Eight values from `start` on, zeros beyond `count`; `values` are those of the codes.
     DEVICE void unit(const float* values, u64 start, u32 count, float (&v)[8]) const;
     template <class T>
-    DEVICE void decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) const;
+    DEVICE void decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width, u32 first_col, u32 cols,
+                       T* out) const;
     template <class T> DEVICE void multiply(const float* table, const FewRows<T>& few) const;
 };
 
@@ -309,13 +314,13 @@ DEVICE void FourBit<Scales>::unit(const float* values, u64 start, u32 count, flo
 
 template <class Scales>
 template <class T>
-DEVICE void FourBit<Scales>::decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols,
-                                    T* out) const {
+DEVICE void FourBit<Scales>::decode(const float* table, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width,
+                                    u32 first_col, u32 cols, T* out) const {
     const float* values = shared_table(table);
     const Unit at = matrix_unit(rows, cols);
     if (!at.there) return;
     float v[8];
-    unit(values, stored_row(ids, first, at.row, head_dim) * cols + at.col, at.count, v);
+    unit(values, stored_row(ids, first, at.row, head_dim) * width + first_col + at.col, at.count, v);
     store(v, at.count, out + (u64)at.row * cols + at.col);
 }
 
@@ -328,16 +333,17 @@ DEVICE void FourBit<Scales>::multiply(const float* table, const FewRows<T>& few)
 template <class T>
 KERNEL(256)
 decode_four_bit_plain(const u8* codes, const float* table, const float* absmax, u32 block_shift, const u32* ids, u32 first,
-                      u32 head_dim, u32 rows, u32 cols, T* out) {
+                      u32 head_dim, u32 rows, u32 width, u32 first_col, u32 cols, T* out) {
     const FourBit<PlainScales> matrix = {codes, {absmax}, block_shift};
-    matrix.decode(table, ids, first, head_dim, rows, cols, out);
+    matrix.decode(table, ids, first, head_dim, rows, width, first_col, cols, out);
 }
 template <class T>
 KERNEL(256)
 decode_four_bit_double(const u8* codes, const float* table, const u8* absmax, const float* map, const float* nested,
-                       float offset, u32 block_shift, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 cols, T* out) {
+                       float offset, u32 block_shift, const u32* ids, u32 first, u32 head_dim, u32 rows, u32 width,
+                       u32 first_col, u32 cols, T* out) {
     const FourBit<DoubleScales> matrix = {codes, {absmax, map, nested, offset}, block_shift};
-    matrix.decode(table, ids, first, head_dim, rows, cols, out);
+    matrix.decode(table, ids, first, head_dim, rows, width, first_col, cols, out);
 }
 template <class T>
 KERNEL(256, 4)

@@ -1,5 +1,5 @@
-//! Launches of `cuda.cu`: rows of a stored matrix into a dense tile, eight values a thread. The rows are those of ids (an
-//! embedding), or neighbours (the operand of a product). Or a product of few rows with a stored matrix, a warp a row of it.
+//! Launches of `cuda.cu`: rows of a stored matrix, or some columns of them, into a dense tile, eight values a thread. The rows are
+//! those of ids (an embedding), or neighbours (the operand of a product). Or a product of few rows with a stored matrix, a warp a row of it.
 
 use super::Format;
 use crate::gpu::launch::UNIT;
@@ -15,7 +15,7 @@ pub enum Rows {
     Ids(Region),
 }
 
-/// A tile of a matrix: which rows, how they are stored, and the tile's shape.
+/// A tile of a matrix: which rows, how they are stored, and which of their columns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tile {
     /// The rows.
@@ -24,7 +24,11 @@ pub struct Tile {
     pub order: RowOrder,
     /// Number of rows.
     pub count: u32,
-    /// Values of a row, all of which are decoded.
+    /// Values of a stored row.
+    pub width: u32,
+    /// The first value of a row that is decoded, a multiple of [`UNIT`].
+    pub first_col: u32,
+    /// Values of a row that are decoded.
     pub cols: u32,
 }
 
@@ -81,17 +85,30 @@ fn head_dim(order: RowOrder) -> u32 {
 }
 
 impl Tile {
+    /// Whole rows of `width` values.
+    pub fn of_rows(rows: Rows, order: RowOrder, count: u32, width: u32) -> Self {
+        Tile { rows, order, count, width, first_col: 0, cols: width }
+    }
+
     /// A launch of `kernel`, whose arguments begin with `stored`.
+    ///
+    /// # Panics
+    /// When columns begin within a unit, or are not there.
     fn launch(self, kernel: String, float: Float, mut stored: Vec<Arg>, out: Region) -> Launch {
+        let Tile { width, first_col, cols, .. } = self;
+        let is_there =
+            first_col.is_multiple_of(UNIT) && u64::from(first_col) + u64::from(cols) <= u64::from(width);
+        assert!(is_there, "{cols} columns from {first_col} on of rows of {width}");
         let (ids, first) = match self.rows {
             Rows::From(first) => (Arg::Null, first),
             Rows::Ids(ids) => (Arg::In(ids.words(self.count.into())), 0),
         };
         let head_dim = head_dim(self.order);
-        let values = u64::from(self.count) * u64::from(self.cols);
-        stored.extend([ids, Arg::U32(first), Arg::U32(head_dim), Arg::U32(self.count), Arg::U32(self.cols)]);
+        let values = u64::from(self.count) * u64::from(cols);
+        stored.extend([ids, Arg::U32(first), Arg::U32(head_dim), Arg::U32(self.count)]);
+        stored.extend([width, first_col, cols].map(Arg::U32));
         stored.push(Arg::Out(out.floats(float, values)));
-        Launch::over_items(kernel, u64::from(self.count) * u64::from(self.cols.div_ceil(UNIT)), stored)
+        Launch::over_items(kernel, u64::from(self.count) * u64::from(cols.div_ceil(UNIT)), stored)
     }
 }
 

@@ -49,7 +49,7 @@ impl OnGpu {
         } else {
             gpu.buffer((rows * cols * held.block_bytes()) as u64)
         };
-        let tile = Tile { rows: Rows::From(0), order, count: count(rows), cols: count(cols) };
+        let tile = Tile::of_rows(Rows::From(0), order, count(rows), count(cols));
         gpu.run(&Stored::Blocks(format, stored.region()).decode(gpu.float(), tile, data.region()));
         (OnGpu::Blocks { format: held, data }, RowOrder::Stored)
     }
@@ -98,7 +98,7 @@ impl OnGpu {
         }
     }
 
-    /// Decodes rows to `out`.
+    /// Decodes a tile to `out`.
     pub(crate) fn decode(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
         gpu.run(&self.stored().decode(float, tile, out));
     }

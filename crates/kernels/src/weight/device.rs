@@ -58,10 +58,9 @@ impl DeviceWeight {
         }
     }
 
-    /// Decodes `count` rows, those that `rows` says, to `out`.
-    pub(super) fn decode(&self, rows: Rows, of: usize, float: Float, out: Region) {
-        let tile = Tile { rows, order: self.row_order, count: count(of), cols: count(self.cols) };
-        self.data.decode(self.gpu, tile, float, out);
+    /// Decodes a tile to `out`; the order of its rows is the matrix's.
+    pub(super) fn decode(&self, tile: Tile, float: Float, out: Region) {
+        self.data.decode(self.gpu, Tile { order: self.row_order, ..tile }, float, out);
     }
 
     /// Multiplies few rows with the matrix.
@@ -73,7 +72,9 @@ impl DeviceWeight {
     /// The values of the rows `rows` in f32, where they are.
     pub(super) fn values(&self, rows: Range<usize>) -> Tensor {
         let values = Tensor::zeros(Device::Cuda(self.gpu), rows.len() * self.cols);
-        self.decode(Rows::From(count(rows.start)), rows.len(), Float::F32, values.region());
+        let from = Rows::From(count(rows.start));
+        let tile = Tile::of_rows(from, self.row_order, count(rows.len()), count(self.cols));
+        self.decode(tile, Float::F32, values.region());
         values
     }
 

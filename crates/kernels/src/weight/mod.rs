@@ -16,7 +16,7 @@ pub use trained::TrainedWeight;
 
 use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
-use crate::quant::cuda::{FewRows, Rows, Stored, Tile};
+use crate::quant::cuda::{FewRows, Stored, Tile};
 use crate::tensor::{Device, Halves, Tensor};
 
 /// How a weight is multiplied. Sums are f32 either way.
@@ -286,13 +286,12 @@ impl GpuWeight<'_> {
         }
     }
 
-    /// Decodes `of` rows, those that `rows` says, to `out`.
-    pub(crate) fn decode(&self, gpu: Gpu, rows: Rows, of: usize, float: Float, out: Region) {
+    /// Decodes a tile to `out`; the order of its rows is the matrix's.
+    pub(crate) fn decode(&self, gpu: Gpu, tile: Tile, float: Float, out: Region) {
         match self {
-            GpuWeight::Frozen(weight) => weight.decode(rows, of, float, out),
+            GpuWeight::Frozen(weight) => weight.decode(tile, float, out),
             GpuWeight::Trained(weight) => {
-                let tile =
-                    Tile { rows, order: RowOrder::Stored, count: count(of), cols: count(weight.cols()) };
+                let tile = Tile { order: RowOrder::Stored, ..tile };
                 gpu.run(&Stored::Blocks(Format::F32, weight.values.region()).decode(float, tile, out));
             }
         }

@@ -9,7 +9,9 @@ use half::bf16;
 use lorafit_kernels::Device;
 use lorafit_kernels::cuda;
 use lorafit_kernels::gpu::recorder::Recorder;
-use lorafit_kernels::gpu::{DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region, TensorCores};
+use lorafit_kernels::gpu::{
+    DeviceError, DeviceInfo, Driver, Float, Gemm, Gpu, Launch, Matrix, Region, TensorCores,
+};
 use lorafit_kernels::selfcheck::Check;
 
 use crate::machine::{Machine, Order};
@@ -44,12 +46,7 @@ pub fn check(float: Float, least: usize, checks: impl FnOnce(Float) -> Vec<Check
 
 /// The same with such tensor cores.
 #[track_caller]
-pub fn check_with(
-    cores: TensorCores,
-    float: Float,
-    least: usize,
-    checks: impl FnOnce(Float) -> Vec<Check>,
-) {
+pub fn check_with(cores: TensorCores, float: Float, least: usize, checks: impl FnOnce(Float) -> Vec<Check>) {
     let Some(driver) = ShimDriver::new() else { return };
     let recorder = driver.recorder.with_tensor_cores(cores);
     let gpu = Gpu::over(ShimDriver { recorder, ..driver }, float);

@@ -3,6 +3,7 @@
 use lorafit_kernels::gpu::Float::{self, Bf16, F32};
 use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
+use lorafit_kernels::ops::elementwise::cuda::RowGroups;
 use lorafit_kernels::ops::gate::{self, Activation, OutputProduct};
 use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
 use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, noise, rms_norm, rope};
@@ -352,14 +353,10 @@ fn sums_scales_and_rows_equal_the_cpu() {
             machine.run(&elementwise::cuda::gather_rows(float, rx, device_ids, count, width as u32, to));
             assert_eq!(machine.get_floats(float, to), gathered.to_vec(picked), "gather");
             let (more, to) = (machine.put_floats(float, &more), machine.put_floats(float, &y));
-            machine.run(&elementwise::cuda::scatter_add_rows(
-                (float, float),
-                more,
-                device_ids,
-                count,
-                width as u32,
-                to,
-            ));
+            let groups = RowGroups::new(&ids);
+            let lists = machine.put_u32(&groups.words());
+            let floats = (float, float);
+            machine.run(&elementwise::cuda::scatter_add_rows(floats, more, &groups, lists, width as u32, to));
             assert_close(&machine.get_floats(float, to), &scattered.to_vec(len), tolerance(float), "scatter");
         }
     }
@@ -475,7 +472,8 @@ fn adamw_8bit_has_the_bits_of_the_cpu() {
 fn cross_entropy_equals_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
     for float in FLOATS {
-        for vocab in [1usize, 37, 520, 5003] {
+        // Rows at every place between multiples of 16 bytes; more than registers hold, whole and odd.
+        for vocab in [1usize, 5, 37, 520, 5003, 70_008, 70_013] {
             let rows = 5;
             let logits: Vec<f32> = values(float, 30, rows * vocab).iter().map(|v| 4.0 * v).collect();
             let last = vocab as u32 - 1;
@@ -505,7 +503,7 @@ fn cross_entropy_equals_the_cpu() {
 
                 let shape = (rows as u32, vocab as u32);
                 let on_device = machine.put_floats(float, &logits);
-                let records = machine.put(&cross_entropy::cuda::target_bytes(&targets));
+                let records = machine.put(&cross_entropy::cuda::target_bytes(&targets, rows));
                 let [plain, found] = [0, 1].map(|_| machine.put(&vec![0xff; 4 * count]));
                 let count = count as u32;
                 machine.run(&cross_entropy::cuda::loss(float, on_device, shape, records, count, plain));
@@ -533,7 +531,8 @@ fn the_gradient_of_a_certain_token_survives_bf16() {
     logits[3] = 12.0;
     let p = f64::exp(12.0) / (f64::exp(12.0) + 63.0);
     let on_device = machine.put_floats(Float::Bf16, &logits);
-    let records = machine.put(&cross_entropy::cuda::target_bytes(&[Target { row: 0, id: 3, weight: 1.0 }]));
+    let records =
+        machine.put(&cross_entropy::cuda::target_bytes(&[Target { row: 0, id: 3, weight: 1.0 }], 1));
     let losses = machine.put(&[0; 4]);
     machine.run(&cross_entropy::cuda::loss_and_gradient(
         Float::Bf16,

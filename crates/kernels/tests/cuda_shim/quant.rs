@@ -31,14 +31,25 @@ fn check(machine: &mut Machine, weight: FrozenWeight, what: &str, stored: Stored
             let mut expected = tensor(&vec![0.0; len]);
             embedding::forward(&weight, wanted, &mut expected);
             let rows = if by_id { Rows::Ids(machine.put_u32(wanted)) } else { Rows::From(1) };
-            let tile = Tile { rows, order, count: wanted.len() as u32, cols: cols as u32 };
-            for float in FLOATS {
-                let out = machine.put_floats(float, &vec![9.0; len]);
-                machine.run(&stored.decode(float, tile, out));
-                let found = machine.get_floats(float, out);
-                for (i, (found, expected)) in found.iter().zip(expected.to_vec(len)).enumerate() {
-                    let expected = rounded(float, expected);
-                    assert_eq!(found.to_bits(), expected.to_bits(), "{what} {order:?} {float:?}: value {i}");
+            let whole = Tile::of_rows(rows, order, wanted.len() as u32, cols as u32);
+            let expected = expected.to_vec(len);
+            // All columns; some that begin and end within blocks; those of a last tile.
+            for part in [0..cols, 8..cols.min(24).max(9), cols.next_multiple_of(8) - 8..cols] {
+                if part.end > cols {
+                    continue;
+                }
+                let tile = Tile { first_col: part.start as u32, cols: part.len() as u32, ..whole };
+                let expected: Vec<f32> =
+                    expected.chunks_exact(cols).flat_map(|row| &row[part.clone()]).copied().collect();
+                for float in FLOATS {
+                    let out = machine.put_floats(float, &vec![9.0; expected.len()]);
+                    machine.run(&stored.decode(float, tile, out));
+                    let found = machine.get_floats(float, out);
+                    for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                        let expected = rounded(float, *expected);
+                        let place = format!("{what} {order:?} {float:?} {part:?}: value {i}");
+                        assert_eq!(found.to_bits(), expected.to_bits(), "{place}");
+                    }
                 }
             }
         }

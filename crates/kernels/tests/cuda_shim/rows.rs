@@ -1,7 +1,7 @@
 //! Rows that are filled, rounded, summed and scattered.
 
-use lorafit_kernels::gpu::Float;
-use lorafit_kernels::ops::elementwise::cuda::{self, Rows};
+use lorafit_kernels::gpu::{Float, Region};
+use lorafit_kernels::ops::elementwise::cuda::{self, RowGroups, Rows};
 use lorafit_kernels::ops::magnitude::{self, NormParts};
 use lorafit_kernels::ops::{elementwise, embedding, rms_norm};
 
@@ -113,30 +113,50 @@ fn sums_over_rows_equal_the_cpu() {
     }
 }
 
+/// Row numbers: none; one; in order, each once, as those of the head; each once in another order; some many times.
+fn row_numbers() -> [Vec<u32>; 5] {
+    [vec![], vec![10], vec![0, 3, 4, 10], vec![9, 0, 7, 8, 1], (0..300u32).map(|i| i * i % 11).collect()]
+}
+
 #[test]
-fn the_gradient_of_an_embedding_has_the_bits_of_the_cpu() {
+fn rows_that_are_added_have_the_bits_of_the_cpu() {
     let Some(mut machine) = Machine::new() else { return };
-    for float in FLOATS {
-        for width in [1usize, 37, 264] {
-            // Some tokens many times, some never.
-            let (vocab, ids) = (11, (0..300u32).map(|i| i * i % 11).collect::<Vec<_>>());
+    let cases = FLOATS.into_iter().flat_map(|float| row_numbers().map(|ids| (float, ids)));
+    for (float, ids) in cases {
+        // The last has more columns than a block.
+        for width in [1usize, 37, 264, 2056] {
+            let vocab = 11;
             let (d_y, before) = (values(float, 9, ids.len() * width), values(Float::F32, 10, vocab * width));
             let mut expected = tensor(&before);
             embedding::backward(&tensor(&d_y), &ids, width, &mut expected);
-            let (d_y, count) = (machine.put_floats(float, &d_y), ids.len() as u32);
-            let (ids, d_weight) = (machine.put_u32(&ids), machine.put_floats(Float::F32, &before));
-            machine.run(&cuda::scatter_add_rows(
-                (float, Float::F32),
-                d_y,
-                ids,
-                count,
-                width as u32,
-                d_weight,
-            ));
+            let (d_y, d_weight) = (machine.put_floats(float, &d_y), machine.put_floats(Float::F32, &before));
+            let groups = RowGroups::new(&ids);
+            let lists = machine.put_u32(&groups.words());
+            let launch =
+                cuda::scatter_add_rows((float, Float::F32), d_y, &groups, lists, width as u32, d_weight);
+            if !ids.is_empty() {
+                machine.run(&launch);
+            }
             // In the order of the tokens, as on the CPU.
-            assert_eq!(machine.get_floats(Float::F32, d_weight), expected.to_vec(vocab * width));
+            let found = machine.get_floats(Float::F32, d_weight);
+            assert_eq!(found, expected.to_vec(vocab * width), "{float:?} {width} {ids:?}");
         }
     }
+}
+
+#[test]
+fn rows_in_order_are_added_by_their_numbers_alone_and_others_by_a_block_for_each_that_is_added_to() {
+    let [none, one, in_order, other_order, many] = row_numbers().map(|ids| {
+        let groups = RowGroups::new(&ids);
+        let words = groups.words().len();
+        let regions = [4096, 4 * words as u64, 4096].map(|bytes| Region { offset: 0, bytes });
+        let floats = (Float::Bf16, Float::Bf16);
+        let launch = cuda::scatter_add_rows(floats, regions[0], &groups, regions[1], 5, regions[2]);
+        (words, launch.grid)
+    });
+    assert_eq!([none, one, in_order], [(0, [0, 1, 1]), (1, [1, 1, 1]), (4, [4, 1, 1])]);
+    // Squares leave six rests of eleven.
+    assert_eq!([other_order, many], [(5 + 6 + 5, [5, 1, 1]), (6 + 7 + 300, [6, 1, 1])]);
 }
 
 #[test]

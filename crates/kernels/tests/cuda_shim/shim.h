@@ -143,6 +143,7 @@ inline bool warp_any(bool value) {
 typedef uintptr_t SharedAddress;
 inline SharedAddress shared_address(const void* shared) { return (uintptr_t)shared; }
 template <class T> const T* opaque(const T* address) { return address; }
+inline u32 opaque(u32 value) { return value; }
 
 inline float low_half(u32 pair) { return bits_float(pair << 16); }
 inline float high_half(u32 pair) { return bits_float(pair & 0xffff0000u); }

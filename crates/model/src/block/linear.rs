@@ -111,8 +111,8 @@ impl LinearGroup {
     }
 
     /// Adds `U_i B_i^T` of factors that are some rows' alone ([`crate::Adapter::is_of_rows`]) to what [`LinearGroup::forward`] wrote
-    /// without an adapter. Each row has the bits that it has where all rows have its factors, as long as both are few or both
-    /// are many ([`matmul::FEW_ROWS`]). `u` has room for all rows with the largest rank.
+    /// without an adapter. On the processor each row has the bits that it has where all rows have its factors, as long as both are
+    /// few or both are many ([`matmul::FEW_ROWS`]). `u` has room for all rows with the largest rank.
     pub(crate) fn add_of_rows(
         &self,
         x: &Tensor,

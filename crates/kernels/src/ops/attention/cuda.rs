@@ -327,7 +327,9 @@ impl Sizes {
 
     /// Whether warpgroups compute these heads: what has a cap or a window is left to warps.
     fn by_warpgroups(&self, tree: DeviceTree<'_>) -> bool {
-        !tree.tree.group_query_tiles.is_empty() && self.plain_scores() && WARPGROUP_DIMS.contains(&self.heads.dim)
+        !tree.tree.group_query_tiles.is_empty()
+            && self.plain_scores()
+            && WARPGROUP_DIMS.contains(&self.heads.dim)
     }
 
     /// Rows of backward's inner tiles, and how many pairs of tiles there are at a time.
@@ -371,7 +373,13 @@ pub fn forward(
     args.extend(sizes.angles(turn));
     if sizes.by_warpgroups(tree) {
         args[FORWARD_TILES] = tree.group_query_tiles();
-        return sizes.group_launch("attention_forward_warpgroups", tree.tree.group_query_tiles.len(), 1, 4, args);
+        return sizes.group_launch(
+            "attention_forward_warpgroups",
+            tree.tree.group_query_tiles.len(),
+            1,
+            4,
+            args,
+        );
     }
     let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
@@ -699,7 +707,8 @@ mod tests {
 
     #[test]
     fn every_head_size_fits_the_shared_memory_of_every_device() {
-        let tree = Tree::new(&Segments::single(1), Heads { query: 1, key_value: 1, dim: 64 }, TensorCores::Warps);
+        let tree =
+            Tree::new(&Segments::single(1), Heads { query: 1, key_value: 1, dim: 64 }, TensorCores::Warps);
         for dim in HEAD_DIMS {
             let heads = Heads { query: 1, key_value: 1, dim };
             let r = Region { offset: 0, bytes: 4096 };

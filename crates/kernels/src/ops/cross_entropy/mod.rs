@@ -60,7 +60,7 @@ pub fn loss(
             cpu::loss(logits.cpu(), vocab, targets, &mut losses.cpu_mut()[first..first + targets.len()]);
         }
         Device::Cuda(gpu) => {
-            let records = gpu.buffer_of(&cuda::target_bytes(targets));
+            let records = gpu.buffer_of(&cuda::target_bytes(targets, rows));
             let (shape, losses) = ((count(rows), count(vocab)), losses.part(first, targets.len()));
             let (float, logits) = (logits.float(), logits.region());
             gpu.run(&cuda::loss(float, logits, shape, records.region(), count(targets.len()), losses));
@@ -85,7 +85,7 @@ pub fn loss_and_gradient(
             cpu::loss_and_gradient(logits.cpu_mut(), rows, vocab, targets, objective, losses);
         }
         Device::Cuda(gpu) => {
-            let records = gpu.buffer_of(&cuda::target_bytes(targets));
+            let records = gpu.buffer_of(&cuda::target_bytes(targets, rows));
             let (shape, losses) = ((count(rows), count(vocab)), losses.part(first, targets.len()));
             let (float, logits, records) = (logits.float(), logits.region(), records.region());
             let targets = count(targets.len());

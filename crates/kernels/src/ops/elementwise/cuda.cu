@@ -159,27 +159,26 @@ template <class T> KERNEL(256) gather_rows(const T* x, const u32* rows, u32 widt
     }
 }
 
-// Adds row i of x to row rows[i] of y; a block a row. Of rows that are added to the same one, the block of the first
-// adds them all, in order: no atomics, the same bits every time.
+// Adds rows of x to row rows[i] of y, which is group i's: of x they are order[starts[i]..starts[i + 1]], or without lists row i
+// alone. Groups along the first axis of the grid, columns along the second. A group's rows are added in order: no atomics, the same
+// bits every time.
 template <class From, class To>
-KERNEL(256) scatter_add_rows(const From* x, const u32* rows, u32 count, u32 width, To* y) {
-    const u32 first = blockIdx.x, row = rows[first];
-    bool taken = false;
-    for (u32 i = threadIdx.x; i < first; i += blockDim.x) taken |= rows[i] == row;
-    if (block_any(taken)) return;
-    To* to = y + (u64)row * width;
-    for (u32 at = threadIdx.x * UNIT; at < width; at += blockDim.x * UNIT) {
-        float sum[8];
-        load(to + at, width - at, sum);
-        for (u32 i = first; i < count; i++) {
-            if (rows[i] != row) continue;
-            float v[8];
-            load(x + (u64)i * width + at, width - at, v);
+KERNEL(256, 4)
+scatter_add_rows(const From* x, const u32* rows, const u32* starts, const u32* order, u32 width, To* y) {
+    const u32 group = blockIdx.x, at = (blockIdx.y * blockDim.x + threadIdx.x) * UNIT;
+    if (at >= width) return;
+    const u32 first = starts ? starts[group] : group, last = starts ? starts[group + 1] : group + 1;
+    To* to = y + (u64)rows[group] * width + at;
+    float sum[8];
+    load(to, width - at, sum);
+#pragma unroll 4
+    for (u32 i = first; i < last; i++) {
+        float v[8];
+        load(x + (u64)(order ? order[i] : i) * width + at, width - at, v);
 #pragma unroll
-            for (int j = 0; j < 8; j++) sum[j] += v[j];
-        }
-        store(sum, width - at, to + at);
+        for (int j = 0; j < 8; j++) sum[j] += v[j];
     }
+    store(sum, width - at, to);
 }
 
 // The sum of the threads' values in f64, in thread 0, in a fixed order.

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::gpu::launch::{THREADS, UNIT, WARP};
-use crate::gpu::{Arg, Float, Launch, Region};
+use crate::gpu::{Arg, Float, Launch, Region, count};
 
 /// Rows in device memory, each a run of values of one type; the width is the business of who reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -181,25 +181,71 @@ pub fn gather_rows(float: Float, x: Region, rows: Region, count: u32, width: u32
     Launch::new(format!("gather_rows<{}>", float.name()), count.into(), THREADS, args)
 }
 
-/// [`super::scatter_add_rows`] on a device: `count` rows, a block each, of type `from` added to some of type `to`. They differ
-/// where the gradient of an embedding, in f32, takes rows in bf16.
+/// Rows that are added to rows of another matrix, in groups of those that are added to the same one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowGroups {
+    /// What each group is added to.
+    rows: Vec<u32>,
+    /// The rows of all groups, and where in them each group begins and the last ends; none where group `i` is row `i` alone.
+    members: Option<(Vec<u32>, Vec<u32>)>,
+}
+
+impl RowGroups {
+    /// Of rows of which row `i` is added to row `rows[i]`. Those of a group stay in their order.
+    pub fn new(rows: &[u32]) -> Self {
+        if rows.is_sorted_by(|row, next| row < next) {
+            return RowGroups { rows: rows.to_vec(), members: None };
+        }
+        let mut order: Vec<u32> = (0..count(rows.len())).collect();
+        // A stable sort.
+        order.sort_by_key(|i| rows[*i as usize]);
+        let (mut of_groups, mut starts) = (Vec::new(), Vec::new());
+        for (place, i) in (0..).zip(&order) {
+            let row = rows[*i as usize];
+            if of_groups.last() != Some(&row) {
+                of_groups.push(row);
+                starts.push(place);
+            }
+        }
+        starts.push(count(order.len()));
+        RowGroups { rows: of_groups, members: Some((order, starts)) }
+    }
+
+    /// The lists as [`scatter_add_rows`] reads them.
+    pub fn words(&self) -> Vec<u32> {
+        let members = self.members.iter().flat_map(|(order, starts)| starts.iter().chain(order));
+        self.rows.iter().chain(members).copied().collect()
+    }
+}
+
+/// [`super::scatter_add_rows`] on a device, of rows of type `from` added to some of type `to`. They differ where the gradient of an
+/// embedding, in f32, takes rows in bf16. `lists` has [`RowGroups::words`].
 pub fn scatter_add_rows(
     (from, to): (Float, Float),
     x: Region,
-    rows: Region,
-    count: u32,
+    groups: &RowGroups,
+    lists: Region,
     width: u32,
     y: Region,
 ) -> Launch {
+    let RowGroups { rows, members } = groups;
+    let (count, group_count) = (members.as_ref().map_or(rows.len(), |(order, _)| order.len()), rows.len());
+    let words = |first: usize, len: usize| Arg::In(lists.part(4 * first as u64, 4 * len as u64));
+    let [starts, order] = match members {
+        None => [Arg::Null; 2],
+        Some(_) => [words(group_count, group_count + 1), words(2 * group_count + 1, count)],
+    };
     let args = vec![
-        Arg::In(x.floats(from, u64::from(count) * u64::from(width))),
-        Arg::In(rows.words(count.into())),
-        Arg::U32(count),
+        Arg::In(x.floats(from, count as u64 * u64::from(width))),
+        words(0, group_count),
+        starts,
+        order,
         Arg::U32(width),
         Arg::Update(y),
     ];
     let entry = format!("scatter_add_rows<{}, {}>", from.name(), to.name());
-    Launch::new(entry, count.into(), THREADS, args)
+    let of_groups = Launch::new(entry, group_count as u64, THREADS, args);
+    Launch { grid: [of_groups.grid[0], width.div_ceil(THREADS * UNIT), 1], ..of_groups }
 }
 
 /// The most partial sums of [`sum_squares`]: they depend on the length alone, so that the sum has the same bits on every

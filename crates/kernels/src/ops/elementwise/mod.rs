@@ -225,9 +225,9 @@ pub fn scatter_add_rows(x: &Tensor, rows: &[u32], width: usize, y: &mut Tensor) 
             }
         }
         Device::Cuda(gpu) => {
-            let (floats, ids) = ((x.float(), y.float()), gpu.buffer_of_words(rows));
-            let (rows, width) = (count(rows.len()), count(width));
-            gpu.run(&cuda::scatter_add_rows(floats, x.region(), ids.region(), rows, width, y.region()));
+            let (floats, groups) = ((x.float(), y.float()), cuda::RowGroups::new(rows));
+            let (lists, width) = (gpu.buffer_of_words(&groups.words()), count(width));
+            gpu.run(&cuda::scatter_add_rows(floats, x.region(), &groups, lists.region(), width, y.region()));
         }
     }
 }

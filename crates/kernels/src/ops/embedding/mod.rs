@@ -4,10 +4,11 @@
 //! Learned positions (GPT-2, Radford et al. 2019) are rows of a second matrix, whose ids are positions: [`add`] adds them, and
 //! the same backward gives their gradient.
 
+use crate::gpu::count;
 use crate::ops::elementwise;
-use crate::quant::cuda::Rows;
+use crate::quant::cuda::{Rows, Tile};
 use crate::tensor::{Device, Tensor};
-use crate::weight::Weight;
+use crate::weight::{RowOrder, Weight};
 
 mod cpu;
 
@@ -22,7 +23,9 @@ pub fn forward(weight: &Weight, ids: &[u32], y: &mut Tensor) {
             let largest = ids.iter().max().map_or(0, |id| *id as usize);
             assert!(largest < weight.rows(), "token id {largest} outside the vocabulary");
             let rows = gpu.buffer_of_words(ids);
-            weight.gpu().decode(gpu, Rows::Ids(rows.region()), ids.len(), y.float(), y.region());
+            let (rows, width) = (Rows::Ids(rows.region()), count(weight.cols()));
+            let tile = Tile::of_rows(rows, RowOrder::Stored, count(ids.len()), width);
+            weight.gpu().decode(gpu, tile, y.float(), y.region());
         }
     }
 }

@@ -1,35 +1,60 @@
 //! Products on a device: matrices of the type that it computes with, decoded or rounded to it tile by tile, for cuBLASLt.
 //!
 //! All operands are of the device's type of activations, sums are f32. Terms are added to the output one after the other, so
-//! that an output in bf16 is rounded after each; so it is where a weight is decoded in several tiles along the sum.
+//! that an output in bf16 is rounded after each. A weight that is decoded in several tiles is cut along the output, so that every
+//! sum is computed at once.
+
+use std::ops::Range;
 
 use super::{Base, Product, Right, Term, View};
+use crate::gpu::launch::UNIT;
 use crate::gpu::{Buffer, Factor, Float, Gemm, Gpu, Matrix, Region, count};
 use crate::ops::elementwise::cuda::{Rows, add_to_rows, fill_rows, narrow};
-use crate::quant::cuda::{FEW_ROWS, FewRows, Rows as WeightRows};
+use crate::quant::cuda::{FEW_ROWS, FewRows, Rows as WeightRows, Tile};
 use crate::tensor::Tensor;
 use crate::weight::{RowOrder, Weight};
 
-/// Values of a tile that a weight is decoded to: enough that products keep a large device busy, and no more than some
-/// hundredths of its memory.
-const TILE_VALUES: usize = 1 << 24;
+/// Values of a tile that a weight is decoded to: so many for each row that it is multiplied with, within bounds. With few rows, where
+/// memory is what counts, a tile takes no more than 32 MiB in bf16; with many it is small beside their activations, and the largest
+/// matrices of a model of 8B parameters are decoded at once. The product's shape alone decides.
+const TILE_VALUES_OF_ROW: usize = 1 << 15;
+const LEAST_TILE_VALUES: usize = 1 << 24;
+const MOST_TILE_VALUES: usize = 1 << 26;
 
-/// Rows of a tile of `tile_values` values of a matrix with rows of `cols` values.
-fn tile_rows(tile_values: usize, cols: usize) -> usize {
-    (tile_values / cols.max(1)).max(1)
+/// Rows or columns of a tile that is not all of a matrix are a multiple of so many, if they may: tiles of a product's output are.
+const WHOLE_TILES: usize = 256;
+
+/// Values of a tile of a weight that `m` rows are multiplied with.
+fn tile_values(m: usize) -> usize {
+    m.saturating_mul(TILE_VALUES_OF_ROW).clamp(LEAST_TILE_VALUES, MOST_TILE_VALUES)
 }
 
-/// Bytes that products with a matrix of `rows` rows of `cols` values take in passing, where its values are not of type
-/// `float` already.
-pub fn decoded_bytes(float: Float, rows: usize, cols: usize) -> u64 {
-    float.bytes((rows.min(tile_rows(TILE_VALUES, cols)) * cols) as u64)
+/// How many of `count` rows of `len` values a tile of `tile_values` values has, or of as many columns: about as many in each, and a
+/// multiple of [`UNIT`] where they are not all.
+fn piece(count: usize, len: usize, tile_values: usize) -> usize {
+    const UNITS: usize = UNIT as usize;
+    let most = (tile_values / len.max(1) / UNITS * UNITS).max(UNITS);
+    if count <= most {
+        return count;
+    }
+    let even = count.div_ceil(count.div_ceil(most));
+    let whole = even.next_multiple_of(WHOLE_TILES);
+    if whole <= most { whole } else { even.next_multiple_of(UNITS) }
+}
+
+/// Bytes that products of up to `m` rows with a matrix of `rows` rows of `cols` values take in passing, where its values are not of
+/// type `float` already.
+pub fn decoded_bytes(float: Float, m: usize, rows: usize, cols: usize) -> u64 {
+    let values = tile_values(m);
+    let (of_rows, of_cols) = (piece(rows, cols, values) * cols, piece(cols, rows, values) * rows);
+    float.bytes(of_rows.max(of_cols) as u64)
 }
 
 pub(super) fn run(gpu: Gpu, products: &mut [Product<'_>]) {
-    run_in_tiles(gpu, products, TILE_VALUES);
+    products.iter_mut().for_each(|product| run_one(gpu, product, tile_values(product.m)));
 }
 
-/// As [`super::run`], with weights decoded to tiles of about `tile_values` values: only tests have a reason for another size.
+/// As [`super::run`], with weights decoded to tiles of up to `tile_values` values: only tests have a reason for another size.
 pub fn run_in_tiles(gpu: Gpu, products: &mut [Product<'_>], tile_values: usize) {
     products.iter_mut().for_each(|product| run_one(gpu, product, tile_values));
 }
@@ -57,7 +82,13 @@ fn run_one(gpu: Gpu, product: &mut Product<'_>, tile_values: usize) {
         });
         product.base = Base::Output;
     }
-    for term in std::mem::take(&mut product.terms) {
+    let mut terms = std::mem::take(&mut product.terms);
+    // The first only writes the output, and those that follow read it, too, which a long sum hides behind its arithmetic. Few rows
+    // cost nothing either way.
+    if matches!(product.base, Base::Zero) && m > FEW_ROWS {
+        terms.sort_by_key(|term| term.k);
+    }
+    for term in terms {
         add(gpu, product, term, tile_values);
         product.base = Base::Output;
     }
@@ -87,16 +118,17 @@ fn add(gpu: Gpu, product: &mut Product<'_>, term: Term<'_>, tile_values: usize) 
             assert!(kind, "rows and their products are of the device's type");
             weight.gpu().multiply(gpu, gpu.float(), few);
         }
-        // Of the weight's rows each tile is some columns of the output.
-        Right::WeightTransposed(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
-            multiply(gpu, product, (left.matrix, transposed(tile)), first..first + rows, k);
-        }),
-        // Of the weight's rows each tile is a part of the sum.
-        Right::Weight(weight) => for_tiles(gpu, weight, tile_values, |first, rows, tile| {
-            let part = Operand::of_view(gpu, term.left.from_col(first), m, rows);
-            multiply(gpu, product, (part.matrix, tile), 0..n, rows);
-            product.base = Base::Output;
-        }),
+        // Rows of the weight are columns of the output.
+        Right::WeightTransposed(weight) => {
+            for_tiles(gpu, weight, Cut::Rows(piece(n, k, tile_values)), |rows, tile| {
+                multiply(gpu, product, (left.matrix, transposed(tile)), rows, k);
+            });
+        }
+        Right::Weight(weight) => {
+            for_tiles(gpu, weight, Cut::Columns(piece(n, k, tile_values)), |cols, tile| {
+                multiply(gpu, product, (left.matrix, tile), cols, k);
+            });
+        }
     }
 }
 
@@ -105,13 +137,13 @@ fn transposed(matrix: Matrix) -> Matrix {
 }
 
 /// The region from the first to the last value of columns `cols` of `tensor`, laid out as the output of `product`.
-fn of_rows(product: &Product<'_>, tensor: &Tensor, cols: std::ops::Range<usize>) -> Region {
+fn of_rows(product: &Product<'_>, tensor: &Tensor, cols: Range<usize>) -> Region {
     let first = product.out_offset + cols.start;
     tensor.part(first, (product.m - 1) * product.out_stride + cols.len())
 }
 
 /// What columns `cols` of the output are added to.
-fn base_of(product: &Product<'_>, cols: std::ops::Range<usize>) -> Option<Region> {
+fn base_of(product: &Product<'_>, cols: Range<usize>) -> Option<Region> {
     match product.base {
         Base::Zero => None,
         Base::Output => Some(of_rows(product, product.out, cols)),
@@ -128,13 +160,7 @@ fn is_decoded(gpu: Gpu, weight: &Weight) -> bool {
 }
 
 /// `out[:, cols] = base[:, cols] + scale left . right`.
-fn multiply(
-    gpu: Gpu,
-    product: &Product<'_>,
-    (left, right): (Matrix, Matrix),
-    cols: std::ops::Range<usize>,
-    k: usize,
-) {
+fn multiply(gpu: Gpu, product: &Product<'_>, (left, right): (Matrix, Matrix), cols: Range<usize>, k: usize) {
     let (m, n, k) = (product.m as u64, cols.len() as u64, k as u64);
     let out = Matrix {
         region: of_rows(product, product.out, cols.clone()),
@@ -146,20 +172,36 @@ fn multiply(
     gpu.multiply(&Gemm { m, n, k, left, right, out, scale: Factor::of(product.scale), base });
 }
 
-/// The tiles of a weight, `work(first row, rows, [rows, cols])` each.
-fn for_tiles(gpu: Gpu, weight: &Weight, tile_values: usize, mut work: impl FnMut(usize, usize, Matrix)) {
+/// What tiles of a weight are, and how many in each.
+#[derive(Clone, Copy, Debug)]
+enum Cut {
+    Rows(usize),
+    Columns(usize),
+}
+
+/// The tiles of a weight, `work(rows or columns, values)` each; of one that is not decoded all of it.
+fn for_tiles(gpu: Gpu, weight: &Weight, cut: Cut, mut work: impl FnMut(Range<usize>, Matrix)) {
     let (rows, cols, float) = (weight.rows(), weight.cols(), gpu.float());
-    let matrix = |region| Matrix { region, float, stride: cols as u64, transposed: false };
+    let matrix = |region, cols| Matrix { region, float, stride: cols as u64, transposed: false };
+    let (all, piece) = match cut {
+        Cut::Rows(piece) => (rows, piece),
+        Cut::Columns(piece) => (cols, piece),
+    };
     let weight = weight.gpu();
     if let Some(values) = weight.values(float) {
-        return work(0, rows, matrix(values));
+        return work(0..all, matrix(values, cols));
     }
-    let tile_rows = tile_rows(tile_values, cols);
-    for first in (0..rows).step_by(tile_rows) {
-        let rows = tile_rows.min(rows - first);
-        let decoded = gpu.buffer(float.bytes((rows * cols) as u64));
-        weight.decode(gpu, WeightRows::From(count(first)), rows, float, decoded.region());
-        work(first, rows, matrix(decoded.region()));
+    for first in (0..all).step_by(piece) {
+        let part = first..all.min(first + piece);
+        let whole = Tile::of_rows(WeightRows::From(0), RowOrder::Stored, count(rows), count(cols));
+        let (from, len) = (count(part.start), count(part.len()));
+        let tile = match cut {
+            Cut::Rows(_) => Tile { rows: WeightRows::From(from), count: len, ..whole },
+            Cut::Columns(_) => Tile { first_col: from, cols: len, ..whole },
+        };
+        let decoded = gpu.buffer(float.bytes(u64::from(tile.count) * u64::from(tile.cols)));
+        weight.decode(gpu, tile, float, decoded.region());
+        work(part, matrix(decoded.region(), tile.cols as usize));
     }
 }
 
