@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         .iter()
         .filter(|source| named.is_empty() || named.iter().any(|name| name == source.name))
         .flat_map(|source| ARCHITECTURES.map(|architecture| (source, Target::Machine(architecture))))
+        .filter(|(source, target)| source.is_for(*target))
         .collect();
     let nvrtc = match Nvrtc::open(None) {
         Ok(nvrtc) => nvrtc,
@@ -42,12 +43,12 @@ fn main() -> ExitCode {
     let results = nvrtc.compile_all(&jobs);
 
     let mut failures = Vec::new();
-    let mut kernels: BTreeMap<&str, Vec<Resources>> = BTreeMap::new();
-    for result in results {
+    let mut kernels: BTreeMap<&str, BTreeMap<String, Resources>> = BTreeMap::new();
+    for ((_, target), result) in jobs.iter().zip(results) {
         match result {
             Ok(compiled) => {
                 for (entry, (_, resources)) in compiled.entries {
-                    kernels.entry(entry).or_default().push(resources);
+                    kernels.entry(entry).or_default().insert(target.to_string(), resources);
                 }
             }
             Err(error) => failures.push(format!("{error}\nhint: {}", CompileError::HINT)),
@@ -58,16 +59,22 @@ fn main() -> ExitCode {
     let architectures: String = ARCHITECTURES.iter().map(|sm| format!("{sm:>5}")).collect();
     println!("{:<36}{architectures}   stack  spilled  static  dynamic", "kernel");
     for (entry, of_architectures) in &kernels {
-        let most = |part: fn(&Resources) -> u32| of_architectures.iter().map(part).max().unwrap_or(0);
+        let most = |part: fn(&Resources) -> u32| of_architectures.values().map(part).max().unwrap_or(0);
         let (stack, spilled) = (most(|r| r.stack_bytes), most(|r| r.spill_bytes));
-        let registers: String = of_architectures.iter().map(|r| format!("{:>5}", r.registers)).collect();
+        let registers = ARCHITECTURES.map(|sm| of_architectures.get(&Target::Machine(sm).to_string()));
+        let registers =
+            registers.map(|r| format!("{:>5}", r.map_or("-".to_owned(), |r| r.registers.to_string())));
+        let registers = registers.concat();
         println!(
             "{entry:<36}{registers} {stack:>7} {spilled:>8} {:>7} {:>8}",
             most(|r| r.shared_bytes),
             dynamic.get(*entry).copied().unwrap_or(0)
         );
-        if of_architectures.iter().any(|r| r.registers == 0) {
+        if of_architectures.values().any(|r| r.registers == 0) {
             failures.push(format!("{entry}: the compiler reports nothing of it"));
+        }
+        if of_architectures.values().any(|r| r.serialized) {
+            failures.push(format!("{entry}: the compiler lets products of warpgroups wait for each other"));
         }
         match MAY_USE_LOCAL_MEMORY.iter().find(|(name, _)| name == entry) {
             Some((_, reason)) => println!("    local memory: {reason}"),
@@ -78,7 +85,8 @@ fn main() -> ExitCode {
         }
     }
     let (count, seconds) = (jobs.len(), started.elapsed().as_secs_f64());
-    println!("{} kernels in {count} modules compiled in {seconds:.1} s", kernels.len() * ARCHITECTURES.len());
+    let compiled: usize = kernels.values().map(BTreeMap::len).sum();
+    println!("{compiled} kernels in {count} modules compiled in {seconds:.1} s");
     for failure in &failures {
         eprintln!("error: {failure}");
     }
@@ -92,9 +100,10 @@ fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
     let gradients = Gradients { q: r, k: r, v: r, turned: None };
     // Plain kernels have instances of heads up to 64, 128 and 256.
-    for dim in HEAD_DIMS {
+    let both = [TensorCores::Warps, TensorCores::Warpgroups];
+    for (dim, cores) in HEAD_DIMS.into_iter().flat_map(|dim| both.map(|cores| (dim, cores))) {
         let heads = Heads { query: 1, key_value: 1, dim };
-        let tree = Tree::new(&Segments::single(1), heads, TensorCores::Warps);
+        let tree = Tree::new(&Segments::single(1), heads, cores);
         let on_device = DeviceTree { tree: &tree, parts: [r; PARTS] };
         for window in [None, Some(1)] {
             let scores = Scores { window, ..Scores::of(heads) };

@@ -14,7 +14,6 @@ use super::ffi::{self, Cuda, Handle};
 use super::library::{self, Wanted};
 use super::memory::{Memory, free_and_total};
 use super::modules::Modules;
-use super::nvrtc;
 use super::staging::Staging;
 use crate::gpu::{Arg, DeviceError, DeviceInfo, Driver, Gemm, Launch, Region, TensorCores};
 
@@ -274,10 +273,7 @@ impl Driver for CudaDevice {
     }
 
     fn tensor_cores(&self) -> TensorCores {
-        match self.architecture {
-            nvrtc::HOPPER if std::env::var_os("FC_WARPS").is_none() => TensorCores::Warpgroups,
-            _ => TensorCores::Warps,
-        }
+        self.modules.tensor_cores()
     }
 
     fn info(&self) -> DeviceInfo {

@@ -19,6 +19,7 @@ mod signatures;
 mod staging;
 mod user_cache;
 
+use self::nvrtc::{HOPPER, Target};
 use crate::gpu::recorder::Recorder;
 use crate::gpu::{DeviceError, Float, Gpu};
 
@@ -58,6 +59,16 @@ impl Source {
     /// Whether only models with something uncommon ask for it.
     pub fn is_special(&self) -> bool {
         self.name.ends_with("_special")
+    }
+
+    /// Whether there is code of it for `target`: what multiplies by warpgroups is machine code of Hopper alone.
+    pub fn is_for(&self, target: Target) -> bool {
+        !self.by_warpgroups() || target == HOPPER
+    }
+
+    /// Whether it multiplies by the instructions of a warpgroup.
+    fn by_warpgroups(&self) -> bool {
+        self.name.ends_with("_warpgroups")
     }
 
     /// The whole program behind `machine`, which is [`PTX`] or what stands for it.

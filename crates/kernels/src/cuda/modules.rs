@@ -12,10 +12,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use super::nvrtc::{CompileError, Compiled, Nvrtc, TEGRA, Target};
+use super::nvrtc::{CompileError, Compiled, HOPPER, Nvrtc, TEGRA, Target};
 use super::user_cache::{self, Existing};
 use super::{PTX, SOURCES, Source};
-use crate::gpu::DeviceError;
+use crate::gpu::{DeviceError, TensorCores};
 
 impl From<CompileError> for DeviceError {
     fn from(error: CompileError) -> Self {
@@ -114,10 +114,27 @@ impl Modules {
             nvrtc: OnceLock::new(),
             compiled: Mutex::default(),
         };
-        if !SOURCES.iter().all(|source| modules.paths_ahead(source).any(|path| path.is_file())) {
+        let all_ahead = |source: &Source| source.by_warpgroups() || modules.is_ahead(source);
+        if !SOURCES.iter().all(all_ahead) {
             modules.nvrtc()?;
         }
         Ok(modules)
+    }
+
+    /// Whether code of `source` was compiled ahead.
+    fn is_ahead(&self, source: &Source) -> bool {
+        self.paths_ahead(source).any(|path| path.is_file())
+    }
+
+    /// How the device's tensor cores multiply in the kernels that there are.
+    pub(super) fn tensor_cores(&self) -> TensorCores {
+        let compiles =
+            || matches!(self.nvrtc.get(), Some(Ok(nvrtc)) if nvrtc.target(self.architecture) == HOPPER);
+        let there = |source: &Source| !source.by_warpgroups() || self.is_ahead(source) || compiles();
+        match Target::Machine(self.architecture) == HOPPER && SOURCES.iter().all(there) {
+            true => TensorCores::Warpgroups,
+            false => TensorCores::Warps,
+        }
     }
 
     fn nvrtc(&self) -> Result<&Nvrtc, DeviceError> {
@@ -163,11 +180,15 @@ impl Modules {
     ) -> Vec<&'static Source> {
         let is_there = |source: &Source| {
             compiled.contains_key(source.name)
-                || self.paths_ahead(source).any(|path| path.is_file())
+                || self.is_ahead(source)
                 || self.path_kept(nvrtc, source).is_some_and(|path| path.is_file())
         };
         let after_it = |source: &&'static Source| {
-            *source != wanted && source.is_special() == wanted.is_special() && !is_there(source)
+            let wanted_too = source.is_special() == wanted.is_special();
+            *source != wanted
+                && wanted_too
+                && source.is_for(nvrtc.target(self.architecture))
+                && !is_there(source)
         };
         [wanted].into_iter().chain(SOURCES.iter().filter(after_it)).collect()
     }

@@ -17,8 +17,8 @@ use crate::gpu::DeviceError;
 /// Compute capabilities, ten times: Ampere (80, 86), Ada (89), Hopper (90), Blackwell (100, 120).
 pub const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
 
-/// Compute capability of devices whose warpgroups multiply. Their machine code, "sm_90a" for the compiler, runs on them alone.
-pub(super) const HOPPER: u32 = 90;
+/// Machine code of devices whose warpgroups multiply, which no other device runs: "sm_90a" for the compiler.
+pub const HOPPER: Target = Target::Machine(90);
 
 /// Compute capabilities of modules for cars and robots, whose machine code no other device runs.
 pub(super) const TEGRA: [u32; 5] = [72, 87, 88, 101, 110];
@@ -53,6 +53,8 @@ pub struct Resources {
     pub stack_bytes: u32,
     /// Bytes that a thread stores because registers did not suffice, and loads again.
     pub spill_bytes: u32,
+    /// Whether the compiler lets one product of a warpgroup wait for the other.
+    pub serialized: bool,
     /// Static shared memory of a block.
     pub shared_bytes: u32,
 }
@@ -261,7 +263,7 @@ fn build(program: &Program, source: &Source, target: Target) -> Result<(Vec<u8>,
         checked(unsafe { (nvrtc.nvrtcAddNameExpression)(program, entry.as_ptr()) })?;
     }
     // What Hopper alone has is not in the set that later devices run.
-    let own = if target == Target::Machine(HOPPER) { "a" } else { "" };
+    let own = if target == HOPPER { "a" } else { "" };
     let options =
         [format!("--gpu-architecture={target}{own}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
     let options = options.map(|option| text(&option));
@@ -311,6 +313,14 @@ fn resources(log: &str) -> BTreeMap<String, Resources> {
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
             current = rest.split('\'').next().unwrap_or_default().to_owned();
+        }
+        // "... are serialized due to ... in the function 'NAME'", before the function's own lines.
+        if let Some((_, function)) =
+            line.split_once("serialized").and_then(|(_, rest)| rest.split_once("function '"))
+        {
+            let name = function.split('\'').next().unwrap_or_default();
+            found.entry(name.to_owned()).or_default().serialized = true;
+            continue;
         }
         // Functions that are not inlined have lines of their own, which belong to whoever calls them.
         let kernel: &mut Resources = found.entry(current.clone()).or_default();

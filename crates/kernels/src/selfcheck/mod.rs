@@ -248,7 +248,7 @@ mod tests {
 
     use super::*;
     use crate::cuda::{SOURCES, recorder};
-    use crate::gpu::Gpu;
+    use crate::gpu::{Gpu, TensorCores};
 
     #[test]
     fn the_processor_agrees_with_itself() {
@@ -287,8 +287,9 @@ mod tests {
     #[test]
     fn every_call_keeps_the_rules_of_a_device() {
         let mut asked = BTreeMap::new();
-        for float in [Float::F32, Float::Bf16] {
-            let recorder = recorder(1 << 30);
+        let warps = [Float::F32, Float::Bf16].map(|float| (float, TensorCores::Warps));
+        for (float, cores) in warps.into_iter().chain([(Float::Bf16, TensorCores::Warpgroups)]) {
+            let recorder = recorder(1 << 30).with_tensor_cores(cores);
             let gpu = Gpu::over(recorder.clone(), float);
             let checks = checks(float);
             let outcomes = checks.iter().flat_map(|check| check.run(Device::Cuda(gpu)).outcomes);

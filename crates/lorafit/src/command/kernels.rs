@@ -59,7 +59,8 @@ pub fn run(args: KernelsArgs) -> anyhow::Result<()> {
     let tell = |text: String| if args.common.quiet { Ok(()) } else { output::line(text) };
     tell(nvrtc.to_string())?;
     for target in targets {
-        let jobs: Vec<(&Source, Target)> = SOURCES.iter().map(|source| (source, target)).collect();
+        let sources = SOURCES.iter().filter(|source| source.is_for(target));
+        let jobs: Vec<(&Source, Target)> = sources.map(|source| (source, target)).collect();
         let mut bytes = 0;
         for ((source, _), compiled) in jobs.iter().zip(nvrtc.compile_all(&jobs)) {
             let compiled =

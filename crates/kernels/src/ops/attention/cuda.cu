@@ -184,15 +184,6 @@ template <int N, class Use> DEVICE void for_each(float (&first)[N][4], float (&s
         for (int i = 0; i < 4; i++) use(first[n][i], second[n][i], n * 8 + 2 * t + i % 2, i / 2);
 }
 
-// The same where what is used does not depend on the row: `use(value of one row, of the other, column)`.
-template <int N, class Use> DEVICE void for_each_pair(float (&values)[N][4], Use use) {
-    const int t = lane_index() % 4;
-#pragma unroll
-    for (int n = 0; n < N; n++)
-#pragma unroll
-        for (int i = 0; i < 2; i++) use(values[n][i], values[n][2 + i], n * 8 + 2 * t + i);
-}
-
 template <int N> DEVICE void clear(float (&sums)[N][4]) {
 #pragma unroll
     for (int n = 0; n < N; n++)

@@ -43,6 +43,16 @@ DEVICE void begin_product(float (&sums)[N / 8][4], const u32 (&left)[K / 8][2], 
     warpgroup_commit();
 }
 
+// Calls `use(values of two columns in both rows, the first column)` for a lane's values of a product, or of two.
+template <int N, class Use> DEVICE void for_columns(float (&values)[N][4], Use use) {
+#pragma unroll
+    for (int n = 0; n < N; n++) use(values[n], n * 8 + 2 * (lane_index() % 4));
+}
+template <int N, class Use> DEVICE void for_columns(float (&first)[N][4], const float (&second)[N][4], Use use) {
+#pragma unroll
+    for (int n = 0; n < N; n++) use(first[n], second[n], n * 8 + 2 * (lane_index() % 4));
+}
+
 template <int N> DEVICE void clear_packed(u32 (&packed)[N][2]) {
 #pragma unroll
     for (int n = 0; n < N; n++) packed[n][0] = packed[n][1] = 0;
@@ -53,15 +63,22 @@ template <int DIM> struct LineCopier {
     static constexpr int CHUNKS = DIM / 8, AT_ONCE = BLOCK_THREADS / CHUNKS;
     DEVICE static int row() { return threadIdx.x / CHUNKS; }
     DEVICE static int chunk() { return threadIdx.x % CHUNKS; }
-    // Begins to copy the rows of a tile of ROWS rows: `place(r)` is where row r begins in `from`, in rows of DIM; rows from
-    // `count` on become zeros.
+    // Begins to copy rows of two tensors to a tile of ROWS rows and to the next one: `place(r)` is where row r begins in both, in rows
+    // of DIM; rows from `count` on become zeros.
     template <int ROWS, class Place>
-    DEVICE static void copy(SharedAddress tile, const bf16* from, i32 count, Place place) {
+    DEVICE static void copy(SharedAddress tile, const bf16* from, const bf16* from_next, i32 count, Place place) {
+        constexpr int TIMES = ROWS / AT_ONCE;
         const SharedAddress to = tile + Tile<DIM, ROWS>::at(row(), chunk()) * 2;
+        // All are read before the first copy, behind which the compiler moves nothing.
+        u64 at[TIMES];
 #pragma unroll
-        for (int i = 0; i < ROWS / AT_ONCE; i++) {
-            const int r = row() + i * AT_ONCE;
-            copy_async(Tile<DIM, ROWS>::below(to, i * AT_ONCE), from + (u64)place(r) * DIM + chunk() * 8, r < count);
+        for (int i = 0; i < TIMES; i++) at[i] = (u64)place(row() + i * AT_ONCE) * DIM + chunk() * 8;
+#pragma unroll
+        for (int i = 0; i < TIMES; i++) {
+            const SharedAddress here = Tile<DIM, ROWS>::below(to, i * AT_ONCE);
+            const bool there = row() + i * AT_ONCE < count;
+            copy_async(here, from + at[i], there);
+            if (from_next) copy_async(Tile<DIM, ROWS>::later(here, 1), from_next + at[i], there);
         }
     }
 };
@@ -99,23 +116,20 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
 
     const QueryRows rows(segments, tiles, {heads, kv_heads}, 0, BLOCK_ROWS);
     const i32 keys = rows.keys(), tile_count = (keys + INNER - 1) / INNER;
-    // Tiles that this warpgroup's rows see.
-    const int first_row = group_row(), last_row = min(first_row + GROUP_ROWS, rows.count) - 1;
-    const i32 seen = last_row < first_row ? 0 : rows.position(last_row) / INNER + 1;
+    const int first_row = group_row();
     const SharedAddress inner_first = shared_address(inner);
     const auto stage_of = [&](i32 tile) { return Keys::later(inner_first, tile % STAGES * 2); };
     const auto load = [&](i32 tile) {
         if (tile < tile_count) {
             const u32* slot = places.slot(tile);
             const auto place = [&](int r) { return slot[r]; };
-            Copies::template copy<INNER>(stage_of(tile), k, keys - tile * INNER, place);
-            Copies::template copy<INNER>(Keys::later(stage_of(tile), 1), v, keys - tile * INNER, place);
+            Copies::template copy<INNER>(stage_of(tile), k, v, keys - tile * INNER, place);
         }
         copy_async_commit();
     };
     for (i32 tile = 0; tile < SLOTS - 1; tile++) plan_keys(places, tile, segments, rows, keys);
     const auto place_of_query = [&](int r) { return rows.place(min(r, rows.count - 1)); };
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), q_to_turn ? q_to_turn : q, rows.count, place_of_query);
+    Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), q_to_turn ? q_to_turn : q, nullptr, rows.count, place_of_query);
     copy_async_commit();
     if (q_to_turn) copy_async_wait<0>();
     sync_block();
@@ -131,11 +145,8 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
     float scores[2][INNER / 8][4];
     u32 packed[INNER / 8][2];
     clear_packed(packed);
-    const auto begin_scores = [&](float (&p)[INNER / 8][4], i32 tile) {
-        if (tile < seen) begin_product_transposed<DIM, INNER>(p, left_q, stage_of(tile));
-        else warpgroup_commit();
-    };
-    // Scores of a tile are `p`, of the next `p_next`.
+    // Scores of a tile are `p`, of the next `p_next`. All threads do the same products, also where a warpgroup's rows see nothing of a
+    // tile: the compiler lets products overlap only where it sees that no thread takes another path.
     const auto step = [&](float (&p)[INNER / 8][4], float (&p_next)[INNER / 8][4], i32 tile) {
         copy_async_wait<0>();
         shared_fence();
@@ -143,23 +154,32 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
         // The stage of the tile before the last: its products were waited for before the barrier.
         load(tile + 2);
         plan_keys(places, tile + 3, segments, rows, keys);
-        begin_scores(p_next, tile + 1);
+        begin_product_transposed<DIM, INNER>(p_next, left_q, stage_of(tile + 1));
         warpgroup_wait<1>();
         settle(p);
         settle(of.sums);
         settle(packed);
-        if (tile >= seen) return;
         of.score(p, tile * INNER);
         of.add(packed, p);
         begin_product<INNER, DIM>(of.sums, packed, Keys::later(stage_of(tile), 1));
     };
-    begin_scores(scores[0], 0);
-    for (i32 tile = 0; tile < tile_count; tile += 2) {
-        step(scores[0], scores[1], tile);
-        if (tile + 1 < tile_count) step(scores[1], scores[0], tile + 1);
-    }
-    warpgroup_wait<0>();
     settle(of.sums);
+    settle(packed);
+    begin_product_transposed<DIM, INNER>(scores[0], left_q, stage_of(0));
+    for (i32 tile = 0;;) {
+        step(scores[0], scores[1], tile);
+        if (++tile == tile_count) {
+            warpgroup_wait<0>();
+            settle(of.sums);
+            break;
+        }
+        step(scores[1], scores[0], tile);
+        if (++tile == tile_count) {
+            warpgroup_wait<0>();
+            settle(of.sums);
+            break;
+        }
+    }
     sync_block();
     of.template store<BLOCK_ROWS>(rows, tile_q, out, lse);
 }
@@ -201,8 +221,7 @@ template <int DIM> DEVICE void group_backward_queries(const Backward& of, const 
     const i32 seen = last_row < first_row ? 0 : rows.position(last_row) / INNER + 1;
     const int own = threadIdx.x / WARP * WARP_ROWS, low = own + lane_index() / 4, high = low + 8;
     const auto place_of_query = [&](int r) { return rows.place(min(r, rows.count - 1)); };
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), of.q, rows.count, place_of_query);
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_d), of.d_out, rows.count, place_of_query);
+    Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), of.q, of.d_out, rows.count, place_of_query);
 
     const i32 sees[2] = {rows.position(low), rows.position(high)};
     // Rows that are not there have the probability 2^-inf.
@@ -227,8 +246,7 @@ template <int DIM> DEVICE void group_backward_queries(const Backward& of, const 
     const auto load = [&](i32 tile) {
         const u32* slot = places.slot(tile);
         const auto place = [&](int r) { return slot[r]; };
-        Copies::template copy<INNER>(stage_of(tile), of.k, keys - tile * INNER, place);
-        Copies::template copy<INNER>(Keys::later(stage_of(tile), 1), of.v, keys - tile * INNER, place);
+        Copies::template copy<INNER>(stage_of(tile), of.k, of.v, keys - tile * INNER, place);
     };
     walk((keys + INNER - 1) / INNER, plan, load, [&](i32 tile) {
         const i32 first = tile * INNER;
@@ -288,8 +306,7 @@ DEVICE void group_backward_keys(const Backward& of, int2 tile_of, const u32* ord
     const i32 query_rows = (segment.subtree - first_key) * (i32)group;
     const auto key_place = [&](int r) { return ((u64)segment.start + first_key + r) * kv_heads + key_head; };
     const auto place_of_key = [&](int r) { return key_place(min(r, count - 1)); };
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_k), of.k, count, place_of_key);
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_v), of.v, count, place_of_key);
+    Copies::template copy<BLOCK_ROWS>(shared_address(tile_k), of.k, of.v, count, place_of_key);
 
     const int own = threadIdx.x / WARP * WARP_ROWS, low = own + lane_index() / 4, high = low + 8;
     const int first_row = group_row();
@@ -310,8 +327,7 @@ DEVICE void group_backward_keys(const Backward& of, int2 tile_of, const u32* ord
         const u32* slot = places.slot(tile);
         const auto place = [&](int r) { return slot[r]; };
         const i32 there = query_rows - tile * INNER;
-        Copies::template copy<INNER>(stage_of(tile), of.q, there, place);
-        Copies::template copy<INNER>(Queries::later(stage_of(tile), 1), of.d_out, there, place);
+        Copies::template copy<INNER>(stage_of(tile), of.q, of.d_out, there, place);
         // Rows that are not there are zeros, and add nothing whatever their probability is.
         const int r = threadIdx.x % INNER, at = tile % BACKWARD_STAGES * INNER + r;
         if (threadIdx.x < INNER) copy_async_word(shared_address(inner_lse + at), of.lse + slot[r], r < there);
@@ -344,16 +360,21 @@ DEVICE void group_backward_keys(const Backward& of, int2 tile_of, const u32* ord
                 if (first + query < sees_from[half]) score = bits_float(0xff800000u);
             });
         const float *of_lse = inner_lse + tile % BACKWARD_STAGES * INNER, *of_delta = inner_delta + tile % BACKWARD_STAGES * INNER;
-        for_each_pair(p, [&](float& low, float& high, int query) {
-            const float shift = of_lse[query] * LOG2_E;
-            low = exp2_fast(low * to_log2 - shift);
-            high = exp2_fast(high * to_log2 - shift);
+        for_columns(p, [&](float (&scores)[4], int query) {
+            const float2 lse = *(const float2*)(of_lse + query);
+            const float shift[2] = {lse.x * LOG2_E, lse.y * LOG2_E};
+#pragma unroll
+            for (int i = 0; i < 4; i++) scores[i] = exp2_fast(scores[i] * to_log2 - shift[i % 2]);
         });
         pack(packed, p);
         begin_product<INNER, DIM>(sums_v, packed, Queries::later(stage_of(tile), 1));
         warpgroup_wait<1>();
         settle(d_s);
-        for_each(p, d_s, [&](float score, float& d_score, int query, int) { d_score = score * (d_score - of_delta[query]); });
+        for_columns(d_s, p, [&](float (&d_scores)[4], const float (&scores)[4], int query) {
+            const float2 delta = *(const float2*)(of_delta + query);
+#pragma unroll
+            for (int i = 0; i < 4; i++) d_scores[i] = scores[i] * (d_scores[i] - (i % 2 ? delta.y : delta.x));
+        });
         pack(packed_d, d_s);
         begin_product<INNER, DIM>(sums_k, packed_d, stage_of(tile));
     });
