@@ -308,7 +308,7 @@ fn log(&Program(nvrtc, program): &Program) -> String {
 
 /// What `ptxas -v` says of each kernel.
 fn resources(log: &str) -> BTreeMap<String, Resources> {
-    let mut found = BTreeMap::new();
+    let mut found: BTreeMap<String, Resources> = BTreeMap::new();
     let mut current = String::new();
     for line in log.lines() {
         if let Some((_, rest)) = line.split_once("Compiling entry function '") {
@@ -352,8 +352,14 @@ mod tests {
                    ptxas info    : Function properties for k\n\
                    ptxas         .     8 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\n\
                    ptxas info    : Used 34 registers, used 1 barriers, 256 bytes smem, 364 bytes cmem[0]\n";
-        let expected = Resources { registers: 34, stack_bytes: 8, spill_bytes: 28, shared_bytes: 256 };
+        let (registers, stack_bytes, spill_bytes, shared_bytes) = (34, 8, 28, 256);
+        let expected = Resources { registers, stack_bytes, spill_bytes, shared_bytes, serialized: false };
         assert_eq!(resources(log)["k"], expected);
+        let warning = "ptxas info    : (C7514) Potential Performance Loss: wgmma.mma_async instructions are serialized \
+                       due to non wgmma instructions reading accumulator registers of  a wgmma between start and end \
+                       of the pipeline stage in the function 'k'\n";
+        let found = resources(&format!("{warning}{log}"));
+        assert_eq!(found["k"], Resources { serialized: true, ..expected });
     }
 
     #[test]

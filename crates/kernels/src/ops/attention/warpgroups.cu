@@ -14,14 +14,14 @@ static constexpr u32 EIGHT_ROWS = 1024;
 // The first of the rows of a block that are this warpgroup's.
 DEVICE int group_row() { return threadIdx.x / WARPGROUP * GROUP_ROWS; }
 
-// Begins sums[64, N] = left[64, DIM] . right[N, DIM]^T: `left` begins in a tile of BLOCK_ROWS rows, `right` in one of N.
-template <int DIM, int N>
+// Begins sums[64, N] = left[64, DIM] . right[N, DIM]^T: `left` begins in a tile of LEFT rows, `right` in one of N.
+template <int DIM, int LEFT, int N>
 DEVICE void begin_product_transposed(float (&sums)[N / 8][4], SharedAddress left_rows, SharedAddress right_rows) {
     const SharedMatrix left = shared_matrix(left_rows, EIGHT_ROWS, 16), right = shared_matrix(right_rows, EIGHT_ROWS, 16);
     warpgroup_fence();
 #pragma unroll
     for (int k = 0; k < DIM; k += 16) {
-        const SharedMatrix a = matrix_behind(left, k / 64 * (BLOCK_ROWS * 128) + k % 64 * 2);
+        const SharedMatrix a = matrix_behind(left, k / 64 * (LEFT * 128) + k % 64 * 2);
         const SharedMatrix b = matrix_behind(right, k / 64 * (N * 128) + k % 64 * 2);
         if (k == 0) warpgroup_mma_first(sums, a, b);
         else warpgroup_mma(sums, a, b);
@@ -58,9 +58,9 @@ template <int N> DEVICE void clear_packed(u32 (&packed)[N][2]) {
     for (int n = 0; n < N; n++) packed[n][0] = packed[n][1] = 0;
 }
 
-// How the threads of a block copy a tile: a thread has a chunk of every AT_ONCE-th row.
+// How the first THREADS threads of a block copy a tile: a thread has a chunk of every AT_ONCE-th row.
 template <int DIM> struct LineCopier {
-    static constexpr int CHUNKS = DIM / 8, AT_ONCE = BLOCK_THREADS / CHUNKS;
+    static constexpr int THREADS = 256, CHUNKS = DIM / 8, AT_ONCE = THREADS / CHUNKS;
     DEVICE static int row() { return threadIdx.x / CHUNKS; }
     DEVICE static int chunk() { return threadIdx.x % CHUNKS; }
     // Begins to copy rows of two tensors to a tile of ROWS rows and to the next one: `place(r)` is where row r begins in both, in rows
@@ -68,17 +68,19 @@ template <int DIM> struct LineCopier {
     template <int ROWS, class Place>
     DEVICE static void copy(SharedAddress tile, const bf16* from, const bf16* from_next, i32 count, Place place) {
         constexpr int TIMES = ROWS / AT_ONCE;
+        if (threadIdx.x >= THREADS) return;
         const SharedAddress to = tile + Tile<DIM, ROWS>::at(row(), chunk()) * 2;
         // All are read before the first copy, behind which the compiler moves nothing.
-        u64 at[TIMES];
+        u32 at[TIMES];
 #pragma unroll
-        for (int i = 0; i < TIMES; i++) at[i] = (u64)place(row() + i * AT_ONCE) * DIM + chunk() * 8;
+        for (int i = 0; i < TIMES; i++) at[i] = (u32)place(row() + i * AT_ONCE);
 #pragma unroll
         for (int i = 0; i < TIMES; i++) {
             const SharedAddress here = Tile<DIM, ROWS>::below(to, i * AT_ONCE);
             const bool there = row() + i * AT_ONCE < count;
-            copy_async(here, from + at[i], there);
-            if (from_next) copy_async(Tile<DIM, ROWS>::later(here, 1), from_next + at[i], there);
+            const u64 offset = (u64)at[i] * DIM + chunk() * 8;
+            copy_async(here, from + offset, there);
+            if (from_next) copy_async(Tile<DIM, ROWS>::later(here, 1), from_next + offset, there);
         }
     }
 };
@@ -94,19 +96,21 @@ struct Places {
 DEVICE void plan_keys(Places places, i32 tile, const Segment* segments, const QueryRows& rows, i32 keys) {
     if (threadIdx.x >= INNER) return;
     const i32 at = min(tile * INNER + (i32)threadIdx.x, keys - 1);
-    const Segment& own = rows.segment;
+    // Read again, so that the loop has its registers.
+    const Segment& own = segments[rows.index];
     const u32 token = at >= own.base ? own.start + at - own.base : token_at(segments, own.parent, at);
     places.slot(tile)[threadIdx.x] = token * rows.heads.key + rows.key_head;
 }
 
-// Grid: (tiles of BLOCK_ROWS query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
-template <int DIM>
-KERNEL(256, 1)
+// Grid: (tiles of GROUPS times 64 query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
+template <int DIM, int GROUPS, int BUFFERS>
+KERNEL(GROUPS * 128, 1)
 attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
                              u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
                              const float* cosine, const float* sine) {
     constexpr i32 STAGES = 4;
-    typedef Tile<DIM, BLOCK_ROWS> Own;
+    constexpr int ROWS = GROUPS * GROUP_ROWS;
+    typedef Tile<DIM, ROWS> Own;
     typedef Tile<DIM, INNER> Keys;
     typedef LineCopier<DIM> Copies;
     DYNAMIC_SHARED(memory);
@@ -114,7 +118,7 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
     bf16* inner = tile_q + Own::LEN;
     const Places places = {(u32*)(inner + STAGES * 2 * Keys::LEN)};
 
-    const QueryRows rows(segments, tiles, {heads, kv_heads}, 0, BLOCK_ROWS);
+    const QueryRows rows(segments, tiles, {heads, kv_heads}, 0, ROWS);
     const i32 keys = rows.keys(), tile_count = (keys + INNER - 1) / INNER;
     const int first_row = group_row();
     const SharedAddress inner_first = shared_address(inner);
@@ -129,11 +133,11 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
     };
     for (i32 tile = 0; tile < SLOTS - 1; tile++) plan_keys(places, tile, segments, rows, keys);
     const auto place_of_query = [&](int r) { return rows.place(min(r, rows.count - 1)); };
-    Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), q_to_turn ? q_to_turn : q, nullptr, rows.count, place_of_query);
+    Copies::template copy<ROWS>(shared_address(tile_q), q_to_turn ? q_to_turn : q, nullptr, rows.count, place_of_query);
     copy_async_commit();
     if (q_to_turn) copy_async_wait<0>();
     sync_block();
-    if (q_to_turn) turn_queries<DIM, BLOCK_ROWS>(tile_q, rows, cosine, sine, q_to_turn);
+    if (q_to_turn) turn_queries<DIM, ROWS>(tile_q, rows, cosine, sine, q_to_turn);
     load(0);
     load(1);
     copy_async_wait<1>();
@@ -142,9 +146,12 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
 
     Softmax<DIM, INNER, false> of(rows, {scale, softcap, (i32)window}, first_row);
     const SharedAddress left_q = shared_address(tile_q) + first_row * 128;
-    float scores[2][INNER / 8][4];
+    float scores[BUFFERS][INNER / 8][4];
     u32 packed[INNER / 8][2];
     clear_packed(packed);
+    const auto begin_scores = [&](float (&p)[INNER / 8][4], i32 tile) {
+        begin_product_transposed<DIM, ROWS, INNER>(p, left_q, stage_of(tile));
+    };
     // Scores of a tile are `p`, of the next `p_next`. All threads do the same products, also where a warpgroup's rows see nothing of a
     // tile: the compiler lets products overlap only where it sees that no thread takes another path.
     const auto step = [&](float (&p)[INNER / 8][4], float (&p_next)[INNER / 8][4], i32 tile) {
@@ -154,34 +161,42 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
         // The stage of the tile before the last: its products were waited for before the barrier.
         load(tile + 2);
         plan_keys(places, tile + 3, segments, rows, keys);
-        begin_product_transposed<DIM, INNER>(p_next, left_q, stage_of(tile + 1));
-        warpgroup_wait<1>();
+        if constexpr (BUFFERS == 2) {
+            begin_scores(p_next, tile + 1);
+            warpgroup_wait<1>();
+        } else {
+            warpgroup_wait<0>();
+        }
         settle(p);
         settle(of.sums);
         settle(packed);
         of.score(p, tile * INNER);
         of.add(packed, p);
         begin_product<INNER, DIM>(of.sums, packed, Keys::later(stage_of(tile), 1));
+        if constexpr (BUFFERS == 1) begin_scores(p, tile + 1);
     };
     settle(of.sums);
     settle(packed);
-    begin_product_transposed<DIM, INNER>(scores[0], left_q, stage_of(0));
+    begin_scores(scores[0], 0);
     for (i32 tile = 0;;) {
-        step(scores[0], scores[1], tile);
+        step(scores[0], scores[BUFFERS - 1], tile);
         if (++tile == tile_count) {
             warpgroup_wait<0>();
             settle(of.sums);
             break;
         }
-        step(scores[1], scores[0], tile);
-        if (++tile == tile_count) {
-            warpgroup_wait<0>();
-            settle(of.sums);
-            break;
+        if constexpr (BUFFERS == 2) {
+            step(scores[1], scores[0], tile);
+            if (++tile == tile_count) {
+                warpgroup_wait<0>();
+                settle(of.sums);
+                break;
+            }
         }
     }
     sync_block();
-    of.template store<BLOCK_ROWS>(rows, tile_q, out, lse);
+    // Read again, so that the loop has its registers.
+    of.template store<ROWS>(QueryRows(segments, tiles, {heads, kv_heads}, 0, ROWS), tile_q, out, lse);
 }
 
 // Stages of backward's inner tiles, each two tiles.
@@ -256,8 +271,8 @@ template <int DIM> DEVICE void group_backward_queries(const Backward& of, const 
             return;
         }
         float p[INNER / 8][4], d_p[INNER / 8][4];
-        begin_product_transposed<DIM, INNER>(p, left_q, stage_of(tile));
-        begin_product_transposed<DIM, INNER>(d_p, left_d, Keys::later(stage_of(tile), 1));
+        begin_product_transposed<DIM, BLOCK_ROWS, INNER>(p, left_q, stage_of(tile));
+        begin_product_transposed<DIM, BLOCK_ROWS, INNER>(d_p, left_d, Keys::later(stage_of(tile), 1));
         // The scores, and before them the product of the tile before.
         warpgroup_wait<1>();
         settle(p);
@@ -346,8 +361,8 @@ DEVICE void group_backward_keys(const Backward& of, int2 tile_of, const u32* ord
         if (!any || first <= see_none) return;
         float p[INNER / 8][4], d_s[INNER / 8][4];
         // Scores transposed: rows are keys, columns queries.
-        begin_product_transposed<DIM, INNER>(p, left_k, stage_of(tile));
-        begin_product_transposed<DIM, INNER>(d_s, left_v, Queries::later(stage_of(tile), 1));
+        begin_product_transposed<DIM, BLOCK_ROWS, INNER>(p, left_k, stage_of(tile));
+        begin_product_transposed<DIM, BLOCK_ROWS, INNER>(d_s, left_v, Queries::later(stage_of(tile), 1));
         // The scores, and before them the products of the tile before.
         warpgroup_wait<1>();
         settle(p);
