@@ -131,7 +131,7 @@ pub fn output_gradients(of: TermGradients<'_>) {
         && let Some(b_t) = b_t.rounded(0, rank * width)
     {
         let of_rank = (rows - 1) * stride + rank;
-        assert!([&*d_out, u, d_u].iter().all(|tensor| tensor.float() == Float::Bf16), "activations in bf16");
+        assert!([d_out, u, &*d_u].iter().all(|tensor| tensor.float() == Float::Bf16), "activations in bf16");
         let (u, d_u) = (u.part(first, of_rank), d_u.part(first, of_rank));
         let operands = cuda::GradientOperands {
             d_y: d_out.part(0, rows * width),
