@@ -7,8 +7,7 @@ use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segm
 use crate::ops::cross_entropy::{self, Objective, Target};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::gate::{self, Activation, OutputProduct};
-use crate::ops::low_rank::cuda::GradientShape;
-use crate::ops::low_rank::{self, TermGradients};
+use crate::ops::low_rank::{self, GradientShape, TermGradients};
 use crate::ops::magnitude::{self, NormParts};
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};

@@ -17,8 +17,7 @@ use std::ops::Range;
 
 use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
-use lorafit_kernels::ops::low_rank::cuda::GradientShape;
-use lorafit_kernels::ops::low_rank::{self, TermGradients};
+use lorafit_kernels::ops::low_rank::{self, GradientShape, TermGradients};
 use lorafit_kernels::ops::magnitude;
 use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};

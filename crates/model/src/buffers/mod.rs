@@ -8,8 +8,7 @@ mod allocate;
 mod shape;
 
 use lorafit_kernels::ops::attention::backward_workspace;
-use lorafit_kernels::ops::low_rank::cuda::GradientShape;
-use lorafit_kernels::ops::low_rank::gradient_workspace;
+use lorafit_kernels::ops::low_rank::{GradientShape, gradient_workspace};
 use lorafit_kernels::ops::rope::Angles;
 use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
 

@@ -16,6 +16,8 @@ pub mod cuda;
 #[cfg(test)]
 mod tests;
 
+pub use cuda::GradientShape;
+
 /// The factors of one projection.
 #[derive(Clone, Copy, Debug)]
 pub struct Part<'a> {
@@ -88,7 +90,7 @@ pub fn add(x: &Tensor, inputs: usize, adapters: &[RowsOf<'_>], u: &mut Tensor, o
 #[derive(Debug)]
 pub struct TermGradients<'a> {
     /// Rows and width of the output, and the rank.
-    pub shape: cuda::GradientShape,
+    pub shape: GradientShape,
     /// The gradient of the output, `[rows, width]`.
     pub d_out: &'a Tensor,
     /// `U`, `[rows, rank]`: columns from `first` on of rows of `stride` values.
@@ -111,7 +113,7 @@ pub struct TermGradients<'a> {
 
 /// The values of a workspace with which gradients of terms of `shape` read the gradient of the output once, on a device that can; of
 /// others 0.
-pub fn gradient_workspace(placement: Placement, shape: cuda::GradientShape) -> usize {
+pub fn gradient_workspace(placement: Placement, shape: GradientShape) -> usize {
     match placement {
         Placement::Cuda(float) if shape.is_known(float) => shape.workspace_values(),
         Placement::Cuda(_) | Placement::Cpu => 0,
@@ -124,7 +126,7 @@ pub fn gradient_workspace(placement: Placement, shape: cuda::GradientShape) -> u
 /// When an operand is too small.
 pub fn output_gradients(of: TermGradients<'_>) {
     let TermGradients { shape, d_out, u, d_u, first, stride, scale, b_t, d_b_t, workspace } = of;
-    let cuda::GradientShape { rows, width, rank } = shape;
+    let GradientShape { rows, width, rank } = shape;
     if let Device::Cuda(gpu) = d_out.device()
         && shape.is_known(gpu.float())
         && shape.workspace_values() <= workspace.len()
