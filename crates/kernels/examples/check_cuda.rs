@@ -15,6 +15,7 @@ use lorafit_kernels::ops::attention::cuda::{
     plain_backward, plain_forward,
 };
 use lorafit_kernels::ops::attention::{Heads, Scores, Segments};
+use lorafit_kernels::ops::low_rank::cuda::{GradientOperands, GradientShape, gradients};
 
 /// Kernels that may use local memory, and why.
 const MAY_USE_LOCAL_MEMORY: [(&str, &str); 1] =
@@ -93,10 +94,15 @@ fn main() -> ExitCode {
     if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Shared memory that launches ask for; only those of attention do.
+/// Shared memory that launches ask for: those of attention and of the gradients of low-rank terms do.
 fn dynamic_shared_bytes() -> BTreeMap<String, u32> {
     let mut found = BTreeMap::new();
     let r = Region { offset: 0, bytes: 1 << 20 };
+    for rank in [16, 32] {
+        let shape = GradientShape { rows: 64, width: 256, rank };
+        let operands = GradientOperands { d_y: r, u: r, b_t: r, d_u: r, stride: rank, d_b_t: r };
+        found.extend(gradients(operands, shape, 1.0, r).map(|launch| (launch.entry, launch.shared_bytes)));
+    }
     let operands = Operands { q: r, k: r, v: r, out: r, lse: r };
     let gradients = Gradients { q: r, k: r, v: r, turned: None };
     // Plain kernels have instances of heads up to 64, 128 and 256.

@@ -16,6 +16,7 @@ use lorafit_kernels::ops::attention::cuda::{DeviceTree, Gradients, Operands, Tre
 use lorafit_kernels::ops::attention::{Heads, Scores, Segment, Segments};
 use lorafit_kernels::ops::gate::Activation;
 use lorafit_kernels::ops::gate::cuda::{ProductShape, backward_product};
+use lorafit_kernels::ops::low_rank::cuda::{GradientOperands, GradientShape, gradients};
 use lorafit_kernels::quant::cuda::{FourBitRegions, Rows, Scales, Stored, Tile};
 use lorafit_kernels::quant::four_bit::{Absmax, Code};
 use lorafit_kernels::quant::{Format, Quantization};
@@ -23,12 +24,13 @@ use lorafit_kernels::random::normal;
 use lorafit_kernels::{FrozenWeight, RowOrder, SharedBytes};
 
 /// The sources whose kernels are run.
-const NAMES: [&str; 6] = [
+const NAMES: [&str; 7] = [
     "attention_forward",
     "attention_backward",
     "attention_backward_long",
     "gate_product",
     "elementwise",
+    "low_rank",
     "quant",
 ];
 
@@ -72,6 +74,10 @@ fn write(folder: &Path) -> Result<(), String> {
     }
     for (rows, width, rank) in [(33, 72, 8), (100, 264, 16), (64, 520, 24), (20, 64, 64)] {
         gate(&mut text, ProductShape { rows, width, rank });
+    }
+    // More rows than a tile and more columns than a strip, of which the last are not whole; two parts of rows.
+    for (rows, width, rank) in [(300, 264, 16), (150, 72, 24)] {
+        term(&mut text, GradientShape { rows, width, rank });
     }
     for format in Format::ALL {
         blocks(&mut text, format);
@@ -146,6 +152,26 @@ fn gate(text: &mut String, shape: ProductShape) {
     let product = buffers.empty("product", Float::F32.bytes((rank * width) as u64));
     let [d_y, gate, up] = operands;
     for part in backward_product(Activation::Silu, [d_y, gate, up, left], shape, workspace, product) {
+        launch(text, &part);
+    }
+}
+
+/// The gradients of a low-rank term that need no input.
+fn term(text: &mut String, shape: GradientShape) {
+    let GradientShape { rows, width, rank } = shape;
+    line(text, format_args!("case term {rows} {width} {rank}"));
+    let mut buffers = Buffers::new(text);
+    let mut of = |name, float: Float, values: usize| buffers.empty(name, float.bytes(values as u64));
+    let operands = GradientOperands {
+        d_y: of("d_y", Float::Bf16, rows * width),
+        u: of("u", Float::Bf16, rows * rank),
+        b_t: of("b_t", Float::Bf16, rank * width),
+        d_u: of("d_u", Float::Bf16, rows * rank),
+        stride: rank,
+        d_b_t: of("d_b_t", Float::F32, rank * width),
+    };
+    let workspace = of("workspace", Float::F32, shape.workspace_values());
+    for part in gradients(operands, shape, 0.5, workspace) {
         launch(text, &part);
     }
 }

@@ -39,6 +39,11 @@ type Calls = BTreeMap<String, Traffic>;
 /// The name under which products are counted.
 const PRODUCT: &str = "product";
 
+/// Whether something is a product: cuBLASLt's, or a kernel that stands for two of them.
+fn is_product(name: &str) -> bool {
+    name == PRODUCT || name.contains("low_rank_gradients")
+}
+
 fn calls(counts: Counts) -> Calls {
     let Counts { launches, products, copies, clears, .. } = counts;
     let others = [(PRODUCT, products), ("copy", copies), ("clear", clears)];
@@ -174,8 +179,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let sums = |counts: &dyn Fn(&str) -> bool| parts.iter().map(|part| sum(part, counts)).collect();
     line("all", sums(&|_| true));
-    line("all but products", sums(&|name| name != PRODUCT));
-    line("all but products and attention", sums(&|name| name != PRODUCT && !name.starts_with("attention")));
+    line("all but products", sums(&|name| !is_product(name)));
+    line("all but products and attention", sums(&|name| !is_product(name) && !name.starts_with("attention")));
     println!(
         "\nplanned for all {} layers: {} bytes of the arena",
         request.config.num_hidden_layers,

@@ -247,6 +247,11 @@ pub const SOURCES: &[Source] = &[
         ]
     ),
     source!(
+        "low_rank",
+        "ops/low_rank/cuda.cu",
+        ["low_rank_gradients<16>", "low_rank_gradients<32>", "sum_low_rank_gradients"]
+    ),
+    source!(
         "dropout",
         "ops/dropout/cuda.cu",
         [

@@ -7,6 +7,7 @@ use crate::ops::attention::{self, Gradients, Heads, Saved, Scores, Segment, Segm
 use crate::ops::cross_entropy::{self, Objective, Target};
 use crate::ops::dropout::{self, Mask};
 use crate::ops::gate::{self, Activation, OutputProduct};
+use crate::ops::low_rank::{self, GradientShape, TermGradients};
 use crate::ops::magnitude::{self, NormParts};
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
 use crate::ops::rope::{self, Angles, Pairs, Rotation};
@@ -21,6 +22,7 @@ use crate::weight::{ComputeDtype, FrozenWeight, RowOrder, Weight};
 pub(super) fn all_cases() -> Vec<Case> {
     let mut cases = elementwise_cases();
     cases.extend(gate_product_cases());
+    cases.extend(term_gradient_cases());
     cases.extend(row_cases());
     cases.extend(rope_cases());
     cases.extend(product_cases());
@@ -123,6 +125,41 @@ fn gate_product_case(
     let product = OutputProduct { left: &left, rank, sum: &mut sum, workspace: &mut workspace };
     gate::backward_and_product(activation, &mut d_y, [&mut of_gate, &mut up], (rows, width), product);
     vec![all(&of_gate), all(&up), all(&sum)]
+}
+
+/// Of shapes whose gradients a device that computes in bf16 has from one read.
+fn term_gradient_cases() -> Vec<Case> {
+    let case = |(rows, width, rank)| {
+        let shape = GradientShape { rows, width, rank };
+        assert!(shape.is_known(Float::Bf16), "{shape:?}");
+        let name = format!("gradients of a low-rank term, {rows} x {width}, rank {rank}");
+        Case::new(name, Accuracy::Composed, move |on| term_gradient_case(on, shape))
+    };
+    [(1030, 264, 8), (1024, 512, 24)].map(case).into()
+}
+
+fn term_gradient_case(on: &Place, shape: GradientShape) -> Outputs {
+    let GradientShape { rows, width, rank } = shape;
+    let (first, stride) = (8, rank + 16);
+    let (d_out, u) = (on.activation(60, rows * width), on.activation(61, rows * stride));
+    let (mut d_u, mut d_b_t) = (on.activation(62, rows * stride), on.parameter(63, rank * width));
+    // With a copy that products read, as factors have.
+    let mut b_t = Tensor::zeros_together(on.device, &[rank * width], true).remove(0);
+    b_t.write(0, &on.values(64, rank * width));
+    let mut workspace = on.statistic(shape.workspace_values());
+    low_rank::output_gradients(TermGradients {
+        shape,
+        d_out: &d_out,
+        u: &u,
+        d_u: &mut d_u,
+        first,
+        stride,
+        scale: 0.6,
+        b_t: &b_t,
+        d_b_t: &mut d_b_t,
+        workspace: &mut workspace,
+    });
+    vec![all(&d_u), all(&d_b_t)]
 }
 
 fn magnitude_case(on: &Place, rows: usize, width: usize) -> Outputs {

@@ -1,10 +1,13 @@
 //! Rows, elementwise, loss, optimizer.
 
 use lorafit_kernels::gpu::Float::{self, Bf16, F32};
+use lorafit_kernels::gpu::Region;
 use lorafit_kernels::ops::cross_entropy::{Objective, Target};
 use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::cuda::RowGroups;
 use lorafit_kernels::ops::gate::{self, Activation, OutputProduct};
+use lorafit_kernels::ops::low_rank::cuda::{GradientOperands, GradientShape};
+use lorafit_kernels::ops::low_rank::{self, TermGradients};
 use lorafit_kernels::ops::rope::{Pairs, Rotation, Turn};
 use lorafit_kernels::ops::{adamw, cross_entropy, dropout, elementwise, layer_norm, noise, rms_norm, rope};
 use lorafit_kernels::{Bf16Tensor, Device, Tensor};
@@ -223,6 +226,67 @@ fn gates_with_the_product_of_their_output_equal_the_cpu() {
             }
         }
     }
+}
+
+#[test]
+fn gradients_of_a_term_from_one_read_equal_the_products() {
+    let Some(mut machine) = Machine::new() else { return };
+    // Less than a tile; several strips of columns of which the last is not whole; several parts of rows; ranks that are not a kernel's.
+    // The last number is the first column of `U`.
+    let cases = [(1, 8, 8, 0), (37, 72, 16, 8), (600, 264, 16, 16), (70, 520, 32, 0), (300, 256, 24, 8)];
+    for (rows, width, rank, first) in cases {
+        let (stride, scale) = (first + rank + 24, -0.75);
+        let (d_y, u) = (values(Bf16, 41, rows * width), values(Bf16, 42, rows * stride));
+        let (b_t, before) = (values(Bf16, 43, rank * width), values(F32, 44, rank * width));
+        let untouched = values(Bf16, 45, rows * stride);
+        let mut d_u = tensor(&untouched);
+        let mut d_b_t = tensor(&before);
+        let shape = GradientShape { rows, width, rank };
+        let (d_out, t_u, t_b_t, mut empty) = (tensor(&d_y), tensor(&u), tensor(&b_t), tensor(&[]));
+        low_rank::output_gradients(TermGradients {
+            shape,
+            d_out: &d_out,
+            u: &t_u,
+            d_u: &mut d_u,
+            first,
+            stride,
+            scale,
+            b_t: &t_b_t,
+            d_b_t: &mut d_b_t,
+            workspace: &mut empty,
+        });
+
+        let [d_y, u, b_t] = [&d_y, &u, &b_t].map(|v| machine.put_floats(Bf16, v));
+        let all_of_d_u = machine.put_floats(Bf16, &untouched);
+        let sums = machine.put_floats(F32, &before);
+        let workspace = machine.put(&vec![0xff; 4 * shape.workspace_values()]);
+        let of_rank = |region: Region| region.part(2 * first as u64, 2 * ((rows - 1) * stride + rank) as u64);
+        let (u, d_u_of_rank) = (of_rank(u), of_rank(all_of_d_u));
+        let operands = GradientOperands { d_y, u, b_t, d_u: d_u_of_rank, stride, d_b_t: sums };
+        assert!(operands.are_aligned(), "{shape:?}");
+        for launch in low_rank::cuda::gradients(operands, shape, scale, workspace) {
+            machine.run(&launch);
+        }
+        // Exact products in f32 in another order; `dU` is rounded once. What lies beside it stays.
+        let found = machine.get_floats(Bf16, all_of_d_u);
+        assert_close(&found, &d_u.to_vec(rows * stride), tolerance(Bf16), &format!("d_u, {shape:?}"));
+        for (i, (found, before)) in found.iter().zip(&untouched).enumerate() {
+            assert!((first..first + rank).contains(&(i % stride)) || found == before, "{shape:?}: value {i}");
+        }
+        let found = machine.get_floats(F32, sums);
+        let what = format!("d_b_t, {shape:?}");
+        assert_close(&found, &d_b_t.to_vec(rank * width), tolerance(F32), &what);
+    }
+}
+
+#[test]
+fn gradients_of_a_term_are_from_one_read_where_that_is_less_to_move() {
+    let known = |rows, width, rank| GradientShape { rows, width, rank }.is_known(Bf16);
+    assert!(known(8192, 4096, 16) && known(8192, 11008, 32) && known(2048, 11008, 16));
+    // Few rows, ranks whose parts are as much as what is read again, and rows that are no whole units.
+    assert!(!known(1000, 11008, 16) && !known(8192, 11008, 64));
+    assert!(!known(8192, 4096, 12) && !known(8192, 4100, 16));
+    assert!(!GradientShape { rows: 8192, width: 4096, rank: 16 }.is_known(F32));
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn check(machine: &mut Machine, weight: FrozenWeight, what: &str, stored: Stored
             let whole = Tile::of_rows(rows, order, wanted.len() as u32, cols as u32);
             let expected = expected.to_vec(len);
             // All columns; some that begin and end within blocks; those of a last tile.
-            for part in [0..cols, 8..cols.min(24).max(9), cols.next_multiple_of(8) - 8..cols] {
+            for part in [0..cols, 8..cols.clamp(9, 24), cols.next_multiple_of(8) - 8..cols] {
                 if part.end > cols {
                     continue;
                 }

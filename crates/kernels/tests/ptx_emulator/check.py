@@ -1,7 +1,7 @@
 """Runs the launches of a folder that the example `ptx_cases` wrote, and holds their results to f64.
 
     check.py FOLDER            everything
-    check.py FOLDER --short    attention with heads of 64 and 128 values, a gate, NF4 and Q4_K: about a minute
+    check.py FOLDER --short    attention with heads of 64 and 128 values, a gate, gradients of a term, NF4 and Q4_K: about a minute
 """
 
 import argparse
@@ -190,6 +190,25 @@ def check_gate(case, kernels, seed):
     return errors, steps
 
 
+def check_term(case, kernels, seed):
+    """How far the gradients of a low-rank term are from f64's."""
+    rows, width, rank = (int(word) for word in case.words[1:])
+    chance = np.random.default_rng(rows)
+    inputs = {}
+    for name, shape in (("d_y", (rows, width)), ("u", (rows, rank)), ("b_t", (rank, width))):
+        bits = ptx.bf16_bits(chance.standard_normal(shape).astype(np.float32)).astype(np.uint16)
+        case.buffers[name][1][:] = bits.view(np.uint8).reshape(-1)
+        inputs[name] = ptx.bf16_values(bits).astype(np.float64)
+    before = chance.standard_normal((rank, width)).astype(np.float32)
+    case.buffers["d_b_t"][1][:] = before.view(np.uint8).reshape(-1)
+    steps = sum(run(case, kernels, launch, seed + i) for i, launch in enumerate(case.launches))
+    d_u = 0.5 * inputs["d_y"] @ inputs["b_t"].T
+    d_b_t = before + inputs["u"].T @ inputs["d_y"]
+    found = ptx.bf16_values(case.buffers["d_u"][1].view(np.uint16)).reshape(d_u.shape)
+    of_factor = case.buffers["d_b_t"][1].view(np.float32).reshape(d_b_t.shape)
+    return {"d_u": apart(found, d_u), "d_b_t": apart(of_factor, d_b_t)}, steps
+
+
 def check_decoding(case, kernels, seed):
     steps = sum(run(case, kernels, launch, seed + i) for i, launch in enumerate(case.launches))
     expected = case.buffers["expected"][1].view(np.float32)
@@ -262,13 +281,18 @@ def main():
 
     for case in cases:
         kind, *rest = case.words
-        short = {"attention": rest[-1] in ("64", "128"), "gate": rest[-1] == "16", "decode": rest[0] in ("nf4", "Q4_K")}
+        short = {
+            "attention": rest[-1] in ("64", "128"),
+            "gate": rest[-1] == "16",
+            "term": rest[-1] == "16",
+            "decode": rest[0] in ("nf4", "Q4_K"),
+        }
         if flags.short and not short[kind]:
             continue
         began = time.time()
         try:
             if kind != "decode":
-                check = check_attention if kind == "attention" else check_gate
+                check = {"attention": check_attention, "gate": check_gate, "term": check_term}[kind]
                 errors, steps = check(case, kernels, seed=1)
                 passed = max(errors.values()) < OF_ATTENTION
                 what = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())

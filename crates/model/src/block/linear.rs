@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use lorafit_kernels::ops::dropout;
 use lorafit_kernels::ops::elementwise::{add_column_sums, scale_columns};
-use lorafit_kernels::ops::low_rank;
+use lorafit_kernels::ops::low_rank::{self, GradientShape, TermGradients};
 use lorafit_kernels::ops::magnitude;
 use lorafit_kernels::ops::matmul::{self, Base, Product, Right, Term, View};
 use lorafit_kernels::{ComputeDtype, Tensor, Weight};
@@ -59,6 +59,8 @@ pub(crate) struct Work<'a> {
     pub d_u: &'a mut Tensor,
     /// An input's worth of values, used only with dropout.
     pub dropped: &'a mut Tensor,
+    /// What gradients of parts of a batch are summed from, in f32; empty where they are computed at once.
+    pub parts: &'a mut Tensor,
 }
 
 impl LinearGroup {
@@ -197,18 +199,19 @@ impl LinearGroup {
         let rows = work.rows;
         if let (Some(lora), Some(gradients)) = (work.adapter.lora, &mut gradients.adapter) {
             for (part, d_b_t) in lora.parts.iter().zip(&mut gradients.b_t) {
-                let outputs = self.projections[part.projection].outputs();
-                let d_out = View::rows(d_outs[part.projection], outputs);
-                let right = Right::View(View::rows(&part.b_t, outputs).t());
-                let term = Term { left: d_out, right, k: outputs };
-                let (product, scale) = (Product::new(rows, part.rank, term, work.d_u), part.scale);
-                let (out_offset, out_stride) = (part.first, lora.rank);
-                matmul::run(&mut [Product { out_offset, out_stride, scale, ..product }]);
-
-                let u_t = View::rows(work.u, lora.rank).from_col(part.first).t();
-                let term = Term { left: u_t, right: Right::View(d_out), k: rows };
-                let product = Product::new(part.rank, outputs, term, d_b_t);
-                matmul::run(&mut [Product { base: Base::Output, ..product }]);
+                let width = self.projections[part.projection].outputs();
+                low_rank::output_gradients(TermGradients {
+                    shape: GradientShape { rows, width, rank: part.rank },
+                    d_out: d_outs[part.projection],
+                    u: work.u,
+                    d_u: work.d_u,
+                    first: part.first,
+                    stride: lora.rank,
+                    scale: part.scale,
+                    b_t: &part.b_t,
+                    d_b_t,
+                    workspace: work.parts,
+                });
             }
         }
         for ((linear, d_out), gradients) in

@@ -51,9 +51,10 @@ impl ProjectStep {
         let magnitudes = has_magnitudes(adapter);
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
         let Wide { q, k, v, attended, attention_out, middle, gate, up, feed_forward_out } = wide;
-        let Scratch { hidden_size, normed, act, branch, joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { hidden_size, normed, act, branch, joined, d_u, dropped, parts, .. } =
+            &mut *pass.scratch;
         let values = rows * *hidden_size;
-        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped, parts };
         // A half begins with the stream or a norm of it, and ends with what it computes between its projections.
         let input = match self.from {
             LinearInput::Stream(StreamAt::Input) => &*x,
@@ -162,8 +163,8 @@ impl ProjectStep {
             self.magnitude_gradients(pass, lora, gradients);
         }
         let SavedBlock { u, wide, .. } = &mut *pass.saved;
-        let Scratch { joined, d_u, dropped, .. } = &mut *pass.scratch;
-        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
+        let Scratch { joined, d_u, dropped, parts, .. } = &mut *pass.scratch;
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped, parts };
         if self.joined.is_empty() {
             self.group.output_gradients(&self.d_outs(wide, pass.back, adapter), gradients, work);
         } else {
@@ -213,7 +214,7 @@ impl ProjectStep {
     pub(crate) fn input_side_gradients(&self, pass: &mut BackwardPass<'_>, gradients: &mut SiteGradients) {
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { x, u, wide, .. } = &mut *pass.saved;
-        let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { normed, act, joined, d_u, dropped, parts, .. } = &mut *pass.scratch;
         let input = match self.from {
             LinearInput::Stream(StreamAt::Input) => &*x,
             LinearInput::Stream(StreamAt::Middle) => &wide.middle,
@@ -221,7 +222,7 @@ impl ProjectStep {
             LinearInput::Attended => &wide.attended,
             LinearInput::Gated(_) => &*act,
         };
-        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped, parts };
         if self.joined.is_empty() {
             let d_outs = self.d_outs(wide, pass.back, adapter);
             self.group.input_side_gradients(&d_outs, input, gradients, work);
@@ -279,9 +280,9 @@ impl ProjectStep {
     pub(crate) fn input_gradient(&self, pass: &mut BackwardPass<'_>) {
         let (rows, adapter) = (pass.rows, BlockAdapter::at(pass.adapter, self.site));
         let SavedBlock { u, wide: Wide { gate, up, .. }, .. } = &mut *pass.saved;
-        let Scratch { normed, act, joined, d_u, dropped, .. } = &mut *pass.scratch;
+        let Scratch { normed, act, joined, d_u, dropped, parts, .. } = &mut *pass.scratch;
         let BackwardScratch { d_hidden, d_q, d_k, d_v, d_branch, .. } = &mut *pass.back;
-        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped };
+        let work = &mut Work { rows, adapter, u: &mut u[self.site], d_u, dropped, parts };
         let (heads, gates, whole) = ([&*d_q, &*d_k, &*d_v], [&*gate, &*up], [&*joined]);
         let inner = match self.to {
             _ if !self.joined.is_empty() => Some(&whole[..]),

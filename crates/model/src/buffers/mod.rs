@@ -8,6 +8,7 @@ mod allocate;
 mod shape;
 
 use lorafit_kernels::ops::attention::backward_workspace;
+use lorafit_kernels::ops::low_rank::{GradientShape, gradient_workspace};
 use lorafit_kernels::ops::rope::Angles;
 use lorafit_kernels::{Bf16Tensor, Device, Placement, Tensor};
 
@@ -39,6 +40,8 @@ pub(crate) struct Scratch<T = Tensor> {
     pub d_u: T,
     /// See [`crate::block::linear::Work`].
     pub dropped: T,
+    /// See [`crate::block::linear::Work`].
+    pub parts: T,
     /// The output of a matrix that joins several, or its gradient; empty without one.
     pub joined: T,
     /// Outputs that the gradient of magnitudes reads and others overwrite: of the gates, or of a matrix that joins several;
@@ -189,6 +192,11 @@ impl<T, N> Buffers<T, N> {
             allocate.f32(Part::Scratch, if config.query_growth.is_some() { tokens } else { 0 });
         let workspace = backward_workspace(allocate.placement(), tokens, config.heads());
         let workspace = shape.train.then(|| allocate.f32(Part::Scratch, workspace));
+        let of_term = |&(width, rank): &(usize, usize)| {
+            gradient_workspace(allocate.placement(), GradientShape { rows: tokens, width, rank })
+        };
+        let parts = if shape.train { shape.terms.iter().map(of_term).max().unwrap_or(0) } else { 0 };
+        let parts = allocate.f32(Part::Scratch, parts);
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
         let positioned = if keeps_heads || block.normalises_heads() { tokens } else { 0 };
         let scratch = Scratch {
@@ -202,6 +210,7 @@ impl<T, N> Buffers<T, N> {
             outputs: outputs.map(|width| values(tokens * width)),
             d_u: values(tokens * widest),
             dropped: values(tokens * if shape.drops { widths.input } else { 0 }),
+            parts,
             query_factors,
             angles,
         };

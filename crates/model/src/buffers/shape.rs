@@ -1,8 +1,10 @@
 //! What decides the size of the buffers of a run.
 
+use std::collections::BTreeSet;
+
 use crate::adapter::{Adapter, LoraConfig, LoraGroup, TargetError, TokenSides};
 use crate::selection::Trainable;
-use crate::shape::{Config, WeightShape};
+use crate::shape::{Config, WeightShape, module_shape};
 
 /// Which activations are kept from forward to backward. Gradients are the same bits either way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,6 +47,8 @@ pub struct BufferShape {
     pub targets: usize,
     /// Total rank of the adapter at each site of each layer.
     pub(crate) ranks: Vec<Vec<usize>>,
+    /// Outputs and rank of the adapter's terms, each pair once: of those that are trained.
+    pub(crate) terms: Vec<(usize, usize)>,
     /// Rank of the adapter of the embedding, or of the head.
     pub(crate) embedding_rank: usize,
     pub(crate) head_rank: usize,
@@ -83,6 +87,10 @@ impl BufferShape {
             Trainable::Adapter(lora) => lora.token_sides(config)?,
             Trainable::Weights(_) => TokenSides::default(),
         };
+        let terms = match trainable {
+            Trainable::Adapter(lora) => terms_of(config, lora)?,
+            Trainable::Weights(_) => Vec::new(),
+        };
         let (ranks, first_trained, drops, magnitudes) = match trainable {
             Trainable::Adapter(lora) => {
                 let ranks = ranks_of(config, lora)?;
@@ -101,6 +109,7 @@ impl BufferShape {
             tokens,
             targets,
             ranks,
+            terms,
             embedding_rank,
             head_rank,
             head_tokens: sides.in_head(),
@@ -140,6 +149,7 @@ impl BufferShape {
             targets: tokens,
             first_trained: ranks.len(),
             ranks,
+            terms: Vec::new(),
             embedding_rank: 0,
             head_rank: 0,
             head_tokens: 0,
@@ -163,7 +173,11 @@ impl BufferShape {
         let [embedding_rank, head_rank] =
             adapter.map_or([0; 2], |adapter| outside_ranks(config, adapter.config()));
         let head_tokens = adapter.and_then(|adapter| adapter.tokens.head()).map_or(0, |rows| rows.ids.len());
+        let parts = adapter.into_iter().flat_map(Adapter::parts);
+        let terms = parts.map(|(_, module, _, part)| (module_shape(config, module).0, part.rank));
+        let terms = terms.collect::<BTreeSet<_>>().into_iter().collect();
         BufferShape {
+            terms,
             embedding_rank,
             head_rank,
             head_tokens,
@@ -221,6 +235,13 @@ fn ranks_of(config: &Config, lora: &LoraConfig) -> Result<Vec<Vec<usize>>, Targe
         ranks[part.layer][part.module.site()] += part.rank;
     }
     Ok(ranks)
+}
+
+/// Outputs and ranks of the terms of an adapter.
+fn terms_of(config: &Config, lora: &LoraConfig) -> Result<Vec<(usize, usize)>, TargetError> {
+    let parts = lora.parts(config)?;
+    let terms = parts.iter().map(|part| (module_shape(config, part.module).0, part.rank));
+    Ok(terms.collect::<BTreeSet<_>>().into_iter().collect())
 }
 
 /// Ranks of an adapter of embedding and head.

@@ -114,17 +114,23 @@ fn a_layer_asks_for_few_launches() {
 }
 
 /// What kernels read and write of activations, in bytes a token and layer: each operand once in either direction, two more
-/// sums of norms, and no output of the gate on its way back.
+/// sums of norms, and no output of the gate on its way back; and gradients of outputs once for both factors that need them.
 #[test]
 fn a_layer_touches_its_operands_once() {
     const LONG: usize = 2048;
+    // Of gradients of low-rank terms, and of the others.
     let bytes = |layers| {
         let (.., counts) = run_rows((layers, LONG), &lora(), Float::Bf16, None, Recompute::None);
         let is_multiplied = counts.launches.keys().any(|name| name.starts_with("gate_backward_product"));
         assert!(is_multiplied && !counts.launches.contains_key("gate_backward<bf16, Silu>"));
-        counts.launches.values().map(|traffic| traffic.bytes()).sum::<u64>()
+        [true, false].map(|of_terms| {
+            let counted = |name: &str| name.contains("low_rank_gradients") == of_terms;
+            let counted = counts.launches.iter().filter(|(name, _)| counted(name));
+            counted.map(|(_, traffic)| traffic.bytes()).sum::<u64>()
+        })
     };
-    let of_layer = (bytes(3) - bytes(2)) as f64 / (BATCH * LONG) as f64;
+    let [more, less] = [3, 2].map(bytes);
+    let [of_terms, of_layer] = [0, 1].map(|part| (more[part] - less[part]) as f64 / (BATCH * LONG) as f64);
     let config = config(1);
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let of_heads = |heads: usize| heads * config.head_dim;
@@ -137,6 +143,11 @@ fn a_layer_touches_its_operands_once() {
     // Angles and statistics, and parts of the product with the gate's output.
     let share = of_layer / operands;
     println!("{share:.3} of the operands");
+    // Beside the gradients of outputs parts of the sums, written and read.
+    let d_outs = (2 * (queries + 2 * keys + 2 * hidden + 2 * inner)) as f64;
+    let share_of_terms = of_terms / d_outs;
+    println!("{share_of_terms:.3} of the gradients of outputs");
+    assert!((1.0..1.5).contains(&share_of_terms), "{of_terms} bytes a token, {d_outs}: {share_of_terms:.3}");
     assert!((1.0..1.06).contains(&share), "{of_layer} bytes a token, operands {operands}: {share:.3}");
 }
 

@@ -193,13 +193,13 @@ cross_entropy_gradient(T* logits, u32 vocab, const u32* starts, const Target* ta
         of_row.for_each([&](float(&)[8], T* at) { store_unit(zeros, at); }, [](float, T* at) { *at = from_float<T>(0.0f); });
         return;
     }
-    const Softmax all = of_row.softmax();
-    const float spread = smoothing > 0.0f ? smoothing * mean_above(of_row, vocab, all.largest) : 0.0f;
+    // While the row comes. Losses hold the targets' logits until there is a denominator; after its barriers logits are overwritten.
     float weight = 0.0f;
     for (u32 i = first; i < last; i++) weight += targets[i].weight;
-    for (u32 i = first + threadIdx.x; i < last; i += blockDim.x)
-        losses[i] = logf(all.total) - (to_float(logits[targets[i].id]) - all.largest);
-    sync_block();
+    for (u32 i = first + threadIdx.x; i < last; i += blockDim.x) losses[i] = to_float(logits[targets[i].id]);
+    const Softmax all = of_row.softmax();
+    const float spread = smoothing > 0.0f ? smoothing * mean_above(of_row, vocab, all.largest) : 0.0f;
+    for (u32 i = first + threadIdx.x; i < last; i += blockDim.x) losses[i] = logf(all.total) - (losses[i] - all.largest);
     const float factor = weight * scale / all.total, evenly = weight * smoothing / (float)vocab, less = evenly * scale;
     of_row.for_each(
         [&](float(&v)[8], T* at) {

@@ -2,15 +2,21 @@
 //!
 //! `out_i[row] += U[row, part] B_i^T` with `U[row] = scale X[row] A^T`, for the rows of each adapter (LoRA, Hu et al. 2021, section
 //! 4.1; one pass for rows of several adapters as in Punica, Chen et al. 2023, arXiv 2310.18547). All other rows stay.
+//!
+//! Of a term that all rows have, `Y = X W^T + U B^T`, the gradients that need no input: `dU = scale dY B` and `dB^T += U^T dY`.
 
 use std::ops::Range;
 
+use crate::gpu::Float;
 use crate::ops::matmul::{self, Base, Product, Right, Term, View};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Placement, Tensor};
 
 mod cpu;
+pub mod cuda;
 #[cfg(test)]
 mod tests;
+
+pub use cuda::GradientShape;
 
 /// The factors of one projection.
 #[derive(Clone, Copy, Debug)]
@@ -78,4 +84,77 @@ pub fn add(x: &Tensor, inputs: usize, adapters: &[RowsOf<'_>], u: &mut Tensor, o
             }
         }),
     }
+}
+
+/// A low-rank term of all rows, with the gradient of its output.
+#[derive(Debug)]
+pub struct TermGradients<'a> {
+    /// Rows and width of the output, and the rank.
+    pub shape: GradientShape,
+    /// The gradient of the output, `[rows, width]`.
+    pub d_out: &'a Tensor,
+    /// `U`, `[rows, rank]`: columns from `first` on of rows of `stride` values.
+    pub u: &'a Tensor,
+    /// Its gradient, which is overwritten; it lies as `u`.
+    pub d_u: &'a mut Tensor,
+    /// The first column of `u`.
+    pub first: usize,
+    /// Values from one row of `u` to the next.
+    pub stride: usize,
+    /// What the gradient of `u` is multiplied by.
+    pub scale: f32,
+    /// `B` transposed, `[rank, width]`, in f32.
+    pub b_t: &'a Tensor,
+    /// Its gradient, which is added to.
+    pub d_b_t: &'a mut Tensor,
+    /// An f32 tensor that holds nothing, for [`gradient_workspace`] values.
+    pub workspace: &'a mut Tensor,
+}
+
+/// The values of a workspace with which gradients of terms of `shape` read the gradient of the output once, on a device that can; of
+/// others 0.
+pub fn gradient_workspace(placement: Placement, shape: GradientShape) -> usize {
+    match placement {
+        Placement::Cuda(float) if shape.is_known(float) => shape.workspace_values(),
+        Placement::Cuda(_) | Placement::Cpu => 0,
+    }
+}
+
+/// `dU = scale dY B` and `dB^T += U^T dY`. A GPU that computes in bf16 reads `dY` once, where `workspace` is large enough.
+///
+/// # Panics
+/// When an operand is too small.
+pub fn output_gradients(of: TermGradients<'_>) {
+    let TermGradients { shape, d_out, u, d_u, first, stride, scale, b_t, d_b_t, workspace } = of;
+    let GradientShape { rows, width, rank } = shape;
+    if let Device::Cuda(gpu) = d_out.device()
+        && shape.is_known(gpu.float())
+        && shape.workspace_values() <= workspace.len()
+        && let Some(b_t) = b_t.rounded(0, rank * width)
+    {
+        let of_rank = (rows - 1) * stride + rank;
+        assert!([d_out, u, &*d_u].iter().all(|tensor| tensor.float() == Float::Bf16), "activations in bf16");
+        let (u, d_u) = (u.part(first, of_rank), d_u.part(first, of_rank));
+        let operands = cuda::GradientOperands {
+            d_y: d_out.part(0, rows * width),
+            u,
+            b_t,
+            d_u,
+            stride,
+            d_b_t: d_b_t.region(),
+        };
+        if operands.are_aligned() {
+            let launches = cuda::gradients(operands, shape, scale, workspace.region());
+            return launches.iter().for_each(|launch| gpu.run(launch));
+        }
+    }
+    let d_out = View::rows(d_out, width);
+    let term = Term { left: d_out, right: Right::View(View::rows(b_t, width).t()), k: width };
+    let product = Product::new(rows, rank, term, d_u);
+    matmul::run(&mut [Product { out_offset: first, out_stride: stride, scale, ..product }]);
+
+    let u_t = View::rows(u, stride).from_col(first).t();
+    let term = Term { left: u_t, right: Right::View(d_out), k: rows };
+    let product = Product::new(rank, width, term, d_b_t);
+    matmul::run(&mut [Product { base: Base::Output, ..product }]);
 }
