@@ -35,12 +35,18 @@ const PLAIN_ROWS: usize = 16;
 /// Head sizes that warpgroups compute.
 const WARPGROUP_DIMS: [usize; 2] = [64, 128];
 
-/// Rows of queries or keys that a block of two warpgroups owns, and those of the tiles that it walks.
-const GROUP_BLOCK_ROWS: usize = 128;
+/// Rows of queries or keys that a warpgroup owns, those that a block of backward does, and those of the tiles that it walks.
+const GROUP_ROWS: usize = 64;
+const GROUP_BLOCK_ROWS: usize = 2 * GROUP_ROWS;
 const GROUP_INNER_ROWS: usize = 64;
 
+/// Warpgroups of a block of forward.
+fn forward_groups() -> usize {
+    std::env::var("FC_FWD").map_or(3, |v| v[..1].parse().expect("a number"))
+}
+
 /// Parts of a tree.
-pub const PARTS: usize = 7;
+pub const PARTS: usize = 8;
 
 /// Places in the description of a segment.
 const BASE: usize = 3;
@@ -61,7 +67,8 @@ pub struct Tree {
     query_tiles: Vec<[i32; 2]>,
     /// Segment and first key of each block of keys.
     key_tiles: Vec<[i32; 2]>,
-    /// The same two of warpgroups, whose blocks have more rows; none for other tensor cores.
+    /// The same of warpgroups, whose blocks have more rows, forward and backward; none for other tensor cores.
+    group_forward_tiles: Vec<[i32; 2]>,
     group_query_tiles: Vec<[i32; 2]>,
     group_key_tiles: Vec<[i32; 2]>,
 }
@@ -93,6 +100,7 @@ impl Tree {
             positions: vec![0; segments.tokens()],
             query_tiles: Vec::new(),
             key_tiles: Vec::new(),
+            group_forward_tiles: Vec::new(),
             group_query_tiles: Vec::new(),
             group_key_tiles: Vec::new(),
         };
@@ -124,14 +132,16 @@ impl Tree {
             tree.query_tiles.extend(tiles(segment.len * group, ROWS));
             tree.key_tiles.extend(tiles(segment.len, ROWS));
             if cores == TensorCores::Warpgroups {
+                tree.group_forward_tiles.extend(tiles(segment.len * group, forward_groups() * GROUP_ROWS));
                 tree.group_query_tiles.extend(tiles(segment.len * group, GROUP_BLOCK_ROWS));
                 tree.group_key_tiles.extend(tiles(segment.len, GROUP_BLOCK_ROWS));
             }
         }
         // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
-        let Tree { segments, query_tiles, key_tiles, group_query_tiles, group_key_tiles, .. } = &mut tree;
+        let Tree { segments, query_tiles, key_tiles, group_forward_tiles, group_query_tiles, group_key_tiles, .. } =
+            &mut tree;
         let (of, group) = (|segment: i32| segments[segment as usize], int(group));
-        for tiles in [query_tiles, group_query_tiles] {
+        for tiles in [query_tiles, group_forward_tiles, group_query_tiles] {
             tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
         }
         for tiles in [key_tiles, group_key_tiles] {
@@ -140,7 +150,8 @@ impl Tree {
         tree
     }
 
-    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions, then both tiles of warpgroups.
+    /// Its parts as bytes for the device: segments, order, query tiles, key tiles, positions, then the tiles of warpgroups:
+    /// forward's, and backward's of queries and of keys.
     pub fn bytes(&self) -> [Vec<u8>; PARTS] {
         let bytes = |values: &[i32]| values.iter().flat_map(|v| v.to_le_bytes()).collect();
         [
@@ -149,6 +160,7 @@ impl Tree {
             bytes(self.query_tiles.as_flattened()),
             bytes(self.key_tiles.as_flattened()),
             bytes(&self.positions),
+            bytes(self.group_forward_tiles.as_flattened()),
             bytes(self.group_query_tiles.as_flattened()),
             bytes(self.group_key_tiles.as_flattened()),
         ]
@@ -185,12 +197,16 @@ impl DeviceTree<'_> {
         Arg::In(self.parts[4].words(self.tree.positions.len() as u64))
     }
 
+    fn group_forward_tiles(&self) -> Arg {
+        Arg::In(self.parts[5].words(2 * self.tree.group_forward_tiles.len() as u64))
+    }
+
     fn group_query_tiles(&self) -> Arg {
-        Arg::In(self.parts[5].words(2 * self.tree.group_query_tiles.len() as u64))
+        Arg::In(self.parts[6].words(2 * self.tree.group_query_tiles.len() as u64))
     }
 
     fn group_key_tiles(&self) -> Arg {
-        Arg::In(self.parts[6].words(2 * self.tree.group_key_tiles.len() as u64))
+        Arg::In(self.parts[7].words(2 * self.tree.group_key_tiles.len() as u64))
     }
 }
 
@@ -280,14 +296,21 @@ impl Sizes {
         [Arg::F32(self.scores.softcap.unwrap_or(0.0)), Arg::U32(window as u32)]
     }
 
-    /// As [`Self::launch`] of two warpgroups, with so many tiles of the block's own rows, and stages of two inner tiles. Behind
+    /// As [`Self::launch`] of `groups` warpgroups, with so many rows of the block's own, and stages of two inner tiles. Behind
     /// those are places of four tiles, and in backward two statistics of each inner row.
-    fn group_launch(&self, kernel: &str, tiles: usize, own: usize, stages: usize, args: Vec<Arg>) -> Launch {
-        let rows = own * GROUP_BLOCK_ROWS + stages * 2 * GROUP_INNER_ROWS;
+    fn group_launch(
+        &self,
+        entry: String,
+        tiles: usize,
+        groups: usize,
+        own_rows: usize,
+        stages: usize,
+        args: Vec<Arg>,
+    ) -> Launch {
         let words = (4 + 2 * stages) * GROUP_INNER_ROWS;
+        let rows = own_rows + stages * 2 * GROUP_INNER_ROWS;
         let shared_bytes = (rows * self.row_bytes() + words * size_of::<f32>()) as u32;
-        let launch = self.launch(format!("{kernel}<{}>", self.heads.dim), tiles, 0, args);
-        Launch { threads: 2 * THREADS, shared_bytes, ..launch }
+        Launch { threads: groups as u32 * THREADS, shared_bytes, ..self.launch(entry, tiles, 0, args) }
     }
 
     /// `tiles` blocks for each key head.
@@ -372,14 +395,11 @@ pub fn forward(
     args.push(to_turn);
     args.extend(sizes.angles(turn));
     if sizes.by_warpgroups(tree) {
-        args[FORWARD_TILES] = tree.group_query_tiles();
-        return sizes.group_launch(
-            "attention_forward_warpgroups",
-            tree.tree.group_query_tiles.len(),
-            1,
-            4,
-            args,
-        );
+        args[FORWARD_TILES] = tree.group_forward_tiles();
+        let blocks = tree.tree.group_forward_tiles.len();
+        let (groups, buffers) = (forward_groups(), std::env::var("FC_FWD").map_or("1".to_owned(), |v| v[2..].to_owned()));
+        let entry = format!("attention_forward_warpgroups<{}, {groups}, {buffers}>", heads.dim);
+        return sizes.group_launch(entry, blocks, groups, groups * GROUP_ROWS, 4, args);
     }
     let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
@@ -544,7 +564,8 @@ pub fn backward(
         Arg::Out(sizes.narrow(gradients.v)),
     ]);
     let launch = if by_warpgroups {
-        sizes.group_launch("attention_backward_warpgroups", key_tiles + query_tiles, 2, 3, args)
+        let entry = format!("attention_backward_warpgroups<{}>", heads.dim);
+        sizes.group_launch(entry, key_tiles + query_tiles, 2, 2 * GROUP_BLOCK_ROWS, 3, args)
     } else {
         let entry = sizes.entry("attention_backward", &format!("{}, {cols}", heads.dim));
         let tiles = key_tiles * (heads.dim / cols) + query_tiles;
