@@ -309,12 +309,8 @@ pub const SOURCES: &[Source] = &[
         "attention_warpgroups",
         "ops/attention/warpgroups.cu" behind "ops/attention/cuda.cu",
         [
-            "attention_forward_warpgroups<64, 2, 1>",
-            "attention_forward_warpgroups<128, 2, 1>",
-            "attention_forward_warpgroups<64, 2, 2>",
-            "attention_forward_warpgroups<128, 2, 2>",
-            "attention_forward_warpgroups<64, 3, 1>",
-            "attention_forward_warpgroups<128, 3, 1>",
+            "attention_forward_warpgroups<64>",
+            "attention_forward_warpgroups<128>",
             "attention_backward_warpgroups<64>",
             "attention_backward_warpgroups<128>",
         ]

@@ -35,15 +35,13 @@ const PLAIN_ROWS: usize = 16;
 /// Head sizes that warpgroups compute.
 const WARPGROUP_DIMS: [usize; 2] = [64, 128];
 
-/// Rows of queries or keys that a warpgroup owns, those that a block of backward does, and those of the tiles that it walks.
+/// Rows of queries or keys that a warpgroup owns, and those of the tiles that it walks.
 const GROUP_ROWS: usize = 64;
-const GROUP_BLOCK_ROWS: usize = 2 * GROUP_ROWS;
 const GROUP_INNER_ROWS: usize = 64;
 
-/// Warpgroups of a block of forward.
-fn forward_groups() -> usize {
-    std::env::var("FC_FWD").map_or(3, |v| v[..1].parse().expect("a number"))
-}
+/// Warpgroups of a block, forward and backward.
+const FORWARD_GROUPS: usize = 3;
+const BACKWARD_GROUPS: usize = 2;
 
 /// Parts of a tree.
 pub const PARTS: usize = 8;
@@ -132,14 +130,21 @@ impl Tree {
             tree.query_tiles.extend(tiles(segment.len * group, ROWS));
             tree.key_tiles.extend(tiles(segment.len, ROWS));
             if cores == TensorCores::Warpgroups {
-                tree.group_forward_tiles.extend(tiles(segment.len * group, forward_groups() * GROUP_ROWS));
-                tree.group_query_tiles.extend(tiles(segment.len * group, GROUP_BLOCK_ROWS));
-                tree.group_key_tiles.extend(tiles(segment.len, GROUP_BLOCK_ROWS));
+                tree.group_forward_tiles.extend(tiles(segment.len * group, FORWARD_GROUPS * GROUP_ROWS));
+                tree.group_query_tiles.extend(tiles(segment.len * group, BACKWARD_GROUPS * GROUP_ROWS));
+                tree.group_key_tiles.extend(tiles(segment.len, BACKWARD_GROUPS * GROUP_ROWS));
             }
         }
         // Blocks begin in this order: those with the most to do first, so that none is left alone at the end.
-        let Tree { segments, query_tiles, key_tiles, group_forward_tiles, group_query_tiles, group_key_tiles, .. } =
-            &mut tree;
+        let Tree {
+            segments,
+            query_tiles,
+            key_tiles,
+            group_forward_tiles,
+            group_query_tiles,
+            group_key_tiles,
+            ..
+        } = &mut tree;
         let (of, group) = (|segment: i32| segments[segment as usize], int(group));
         for tiles in [query_tiles, group_forward_tiles, group_query_tiles] {
             tiles.sort_by_key(|&[segment, first]| Reverse(of(segment)[BASE] + first / group));
@@ -397,9 +402,8 @@ pub fn forward(
     if sizes.by_warpgroups(tree) {
         args[FORWARD_TILES] = tree.group_forward_tiles();
         let blocks = tree.tree.group_forward_tiles.len();
-        let (groups, buffers) = (forward_groups(), std::env::var("FC_FWD").map_or("1".to_owned(), |v| v[2..].to_owned()));
-        let entry = format!("attention_forward_warpgroups<{}, {groups}, {buffers}>", heads.dim);
-        return sizes.group_launch(entry, blocks, groups, groups * GROUP_ROWS, 4, args);
+        let entry = format!("attention_forward_warpgroups<{}>", heads.dim);
+        return sizes.group_launch(entry, blocks, FORWARD_GROUPS, FORWARD_GROUPS * GROUP_ROWS, 4, args);
     }
     let entry = sizes.entry("attention_forward", &heads.dim.to_string());
     sizes.launch(entry, tree.tree.query_tiles.len(), 3 * ROWS * sizes.row_bytes(), args)
@@ -565,7 +569,8 @@ pub fn backward(
     ]);
     let launch = if by_warpgroups {
         let entry = format!("attention_backward_warpgroups<{}>", heads.dim);
-        sizes.group_launch(entry, key_tiles + query_tiles, 2, 2 * GROUP_BLOCK_ROWS, 3, args)
+        let own_rows = 2 * BACKWARD_GROUPS * GROUP_ROWS;
+        sizes.group_launch(entry, key_tiles + query_tiles, BACKWARD_GROUPS, own_rows, 3, args)
     } else {
         let entry = sizes.entry("attention_backward", &format!("{}, {cols}", heads.dim));
         let tiles = key_tiles * (heads.dim / cols) + query_tiles;

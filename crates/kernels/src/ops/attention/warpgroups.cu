@@ -1,12 +1,12 @@
 // Attention on Hopper's tensor cores, which multiply for a warpgroup from shared memory while its threads go on ("wgmma"); behind
 // cuda.cu, with what that has of trees and rows. Scores are only scaled: what has a cap or a window is left to warps.
 //
-// A block has two warpgroups with 64 rows each of what it owns, and walks the other operand in tiles of 64 rows, which are in
-// shared memory in several stages. The products of a tile are begun before those of the tile before are waited for, so that tensor
-// cores work while threads take powers. All rows of a tile are copied by neighbouring threads in whole lines of 128 bytes: where
+// A block has three warpgroups forward and two backward, with 64 rows each of what it owns, and walks the other operand in tiles of 64
+// rows, which are in shared memory in several stages. Products are begun as soon as their operands are there and waited for as late as
+// can be, so that tensor cores work for one warpgroup while the threads of another take powers. All rows of a tile are copied by neighbouring threads in whole lines of 128 bytes: where
 // a row is in its tensor (its "place") is worked out for a tile ahead, by one thread a row, and left in shared memory.
 
-static constexpr int GROUP_ROWS = 64, BLOCK_ROWS = 2 * GROUP_ROWS, BLOCK_THREADS = 2 * WARPGROUP, INNER = 64;
+static constexpr int GROUP_ROWS = 64, BLOCK_ROWS = 2 * GROUP_ROWS, INNER = 64;
 
 // Bytes between eight rows and the next eight of a matrix of a warpgroup.
 static constexpr u32 EIGHT_ROWS = 1024;
@@ -102,14 +102,14 @@ DEVICE void plan_keys(Places places, i32 tile, const Segment* segments, const Qu
     places.slot(tile)[threadIdx.x] = token * rows.heads.key + rows.key_head;
 }
 
-// Grid: (tiles of GROUPS times 64 query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
-template <int DIM, int GROUPS, int BUFFERS>
-KERNEL(GROUPS * 128, 1)
+// Grid: (tiles of 192 query rows, key heads). Queries are `q`, or those of `q_to_turn` once they are turned.
+template <int DIM>
+KERNEL(384, 1)
 attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const Segment* segments, const int2* tiles, u32 heads,
                              u32 kv_heads, float scale, bf16* out, float* lse, float softcap, u32 window, bf16* q_to_turn,
                              const float* cosine, const float* sine) {
     constexpr i32 STAGES = 4;
-    constexpr int ROWS = GROUPS * GROUP_ROWS;
+    constexpr int ROWS = 3 * GROUP_ROWS;
     typedef Tile<DIM, ROWS> Own;
     typedef Tile<DIM, INNER> Keys;
     typedef LineCopier<DIM> Copies;
@@ -146,54 +146,33 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
 
     Softmax<DIM, INNER, false> of(rows, {scale, softcap, (i32)window}, first_row);
     const SharedAddress left_q = shared_address(tile_q) + first_row * 128;
-    float scores[BUFFERS][INNER / 8][4];
+    float p[INNER / 8][4];
     u32 packed[INNER / 8][2];
     clear_packed(packed);
-    const auto begin_scores = [&](float (&p)[INNER / 8][4], i32 tile) {
-        begin_product_transposed<DIM, ROWS, INNER>(p, left_q, stage_of(tile));
-    };
-    // Scores of a tile are `p`, of the next `p_next`. All threads do the same products, also where a warpgroup's rows see nothing of a
-    // tile: the compiler lets products overlap only where it sees that no thread takes another path.
-    const auto step = [&](float (&p)[INNER / 8][4], float (&p_next)[INNER / 8][4], i32 tile) {
+    settle(of.sums);
+    settle(packed);
+    begin_product_transposed<DIM, ROWS, INNER>(p, left_q, stage_of(0));
+    // All threads do the same products, also where a warpgroup's rows see nothing of a tile, and those of the tile behind the last: the
+    // compiler lets products overlap only where it sees that no thread takes another path.
+    for (i32 tile = 0; tile < tile_count; tile++) {
         copy_async_wait<0>();
         shared_fence();
         sync_block();
         // The stage of the tile before the last: its products were waited for before the barrier.
         load(tile + 2);
         plan_keys(places, tile + 3, segments, rows, keys);
-        if constexpr (BUFFERS == 2) {
-            begin_scores(p_next, tile + 1);
-            warpgroup_wait<1>();
-        } else {
-            warpgroup_wait<0>();
-        }
+        // The scores, and before them the product of the tile before.
+        warpgroup_wait<0>();
         settle(p);
         settle(of.sums);
         settle(packed);
         of.score(p, tile * INNER);
         of.add(packed, p);
         begin_product<INNER, DIM>(of.sums, packed, Keys::later(stage_of(tile), 1));
-        if constexpr (BUFFERS == 1) begin_scores(p, tile + 1);
-    };
-    settle(of.sums);
-    settle(packed);
-    begin_scores(scores[0], 0);
-    for (i32 tile = 0;;) {
-        step(scores[0], scores[BUFFERS - 1], tile);
-        if (++tile == tile_count) {
-            warpgroup_wait<0>();
-            settle(of.sums);
-            break;
-        }
-        if constexpr (BUFFERS == 2) {
-            step(scores[1], scores[0], tile);
-            if (++tile == tile_count) {
-                warpgroup_wait<0>();
-                settle(of.sums);
-                break;
-            }
-        }
+        begin_product_transposed<DIM, ROWS, INNER>(p, left_q, stage_of(tile + 1));
     }
+    warpgroup_wait<0>();
+    settle(of.sums);
     sync_block();
     // Read again, so that the loop has its registers.
     of.template store<ROWS>(QueryRows(segments, tiles, {heads, kv_heads}, 0, ROWS), tile_q, out, lse);
