@@ -77,7 +77,9 @@ pub fn trainable(trained: u64, all: u64) -> String {
 
 /// How much larger or smaller `to` is than `from`, which is above 0: `-99.9 %`, `+3.0 %`.
 pub fn change(from: f64, to: f64) -> String {
-    format!("{:+.1} %", 100.0 * (to - from) / from)
+    let text = format!("{:+.1} %", 100.0 * (to - from) / from);
+    // Nothing has no sign.
+    if text[1..].starts_with("0.0 ") { text[1..].to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -141,5 +143,6 @@ mod tests {
         assert_eq!([percent(0.125, 1), percent(1.0, 0)], ["12.5 %", "100 %"]);
         assert_eq!(trainable(2_442_240, 136_957_248), "2,442,240 of 136,957,248 (1.783 %)");
         assert_eq!([change(2.0, 1.0), change(1.0, 1.03)], ["-50.0 %", "+3.0 %"]);
+        assert_eq!([1.0, 0.9999, 1.0001, 0.9994].map(|to| change(1.0, to)), ["0.0 %", "0.0 %", "0.0 %", "-0.1 %"]);
     }
 }

@@ -112,6 +112,7 @@ impl RunHistory {
                 .collect(),
             skipped: self.skips.len() as u64,
             held_out_rows,
+            choice: None,
             diverged: false,
             stopped_early: None,
         }

@@ -26,7 +26,7 @@
 //! let (mut gradients, policy) = (parameters.zero_gradients(), ActivationPolicy::default());
 //! let mut buffers = Buffers::for_training(&model, parameters.adapter(), &gradients, 8, 7, policy);
 //! let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0, 1.0);
-//! let schedule = Schedule::with_ratios(ScheduleKind::Cosine, 1e-2, 0.1, 0.0, 20);
+//! let schedule = Schedule::with_ratios(ScheduleKind::Cosine, 1e-2, Some(0.1), 0.0, 20);
 //! let mut losses = Vec::new();
 //! for step in 1..=20 {
 //!     gradients.clear();
@@ -127,7 +127,7 @@ pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
     NewFolder, Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
 };
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{LEAST_WARMED_UP, Schedule, ScheduleKind, WARMUP_RATIO};
 pub use selfcheck::step_checks;
 pub use status::{CheckpointStatus, RunState, RunStatus};
 pub use stream::MicroBatchSize;
@@ -138,5 +138,7 @@ pub use trainer::{
     train,
 };
 pub use unfinished::{Existing, followed};
-pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};
+pub use verdict::{
+    Choice, Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, blind_loss, mean, verdict,
+};
 pub use wilson::wilson_interval;

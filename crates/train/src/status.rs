@@ -33,6 +33,8 @@ pub struct RunStatus {
     pub tokens_per_s: Option<f64>,
     /// Time to the end at that rate.
     pub seconds_left: Option<f64>,
+    /// Loss of the held-out rows before the first step.
+    pub base_loss: Option<f64>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
     /// The evaluation with the lowest loss after a step.
@@ -115,6 +117,7 @@ impl RunStatus {
             smoothed_loss: mean(|record| record.loss),
             tokens_per_s: mean(|record| record.tokens as f64).zip(seconds).map(|(tokens, s)| tokens / s),
             seconds_left: total_steps.zip(seconds).map(|(total, s)| total.saturating_sub(step) as f64 * s),
+            base_loss: evaluations.first().filter(|first| first.step == 0).map(|first| first.loss),
             best: evaluations.iter().rev().find(|evaluation| evaluation.best).cloned(),
             evaluation: evaluations.pop(),
             verdict: read_verdict(dir),

@@ -68,8 +68,8 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
     if let Some(best) = &status.best {
         let dir = RunFolder::best_dir(run);
         let by = TrainArgs::of_run(run).and_then(|args| args.best_by);
-        let (loss, step) = (best.loss, best.step);
-        lines.push(format!("{} {loss:.4} after step {step}: {}", best_in_words(by), dir.display()));
+        let best = best_in_words(by, status.base_loss, (best.step, best.loss), "");
+        lines.push(format!("{best}: {}", dir.display()));
     }
     lines.push(match &status.checkpoint {
         Some(checkpoint) => {

@@ -355,7 +355,7 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
         best.as_ref().map(|_| format!("lorafit train --config {} --out runs/winner", config.display()));
     let rows = ranked(all, record.settings.direction);
     if args.json {
-        let best = best.map(|row| row.trial);
+        let (best, config) = (best.map(|row| row.trial), Some(config).filter(|config| config.is_file()));
         let mut result = json!({ "best": best, "command": command, "config": config, "trials": rows });
         if let Some(ranking) = &ranking {
             (result["settings"], result["verdict"]) = (ranking.to_json(), ranking.verdict().into());

@@ -401,7 +401,9 @@ impl Trial {
             row.step = status.step;
             row.tokens_per_s = status.tokens_per_s.or(row.tokens_per_s);
             if *metric == EVAL_LOSS {
-                row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
+                // What it began with is none of its doing.
+                let own = status.evaluation.filter(|evaluation| evaluation.step > 0);
+                row.metric = own.map(|evaluation| evaluation.loss).or(row.metric);
             }
         }
         row

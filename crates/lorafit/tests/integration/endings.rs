@@ -58,7 +58,7 @@ fn a_run_that_changed_nothing_says_so_and_what_to_change() {
     let told = train(place.path(), &["--validation", "12", "--max-steps", "4", "--lr", "1e-7"]);
     assert_eq!(verdict(place.path())["outcome"], "did-not-learn");
     assert!(told.contains("did not learn: held-out loss"), "{told}");
-    assert!(told.contains("raise the learning rate (--lr 2e-4) or train longer (--max-steps 20)"), "{told}");
+    assert!(told.contains("raise the learning rate (--lr auto finds one), or train longer (--max-steps 20)"), "{told}");
     assert!(!told.contains("next: "), "{told}");
 }
 

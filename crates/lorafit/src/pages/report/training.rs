@@ -86,7 +86,8 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
         }
         report.html(&cards(run));
         if let (Some(verdict), Some(args)) = (&run.history.verdict, &run.args) {
-            for line in in_words(verdict, args, &run.history.dir) {
+            let rows = run.history.data.as_ref().and_then(|data| data.get("rows")?.as_u64());
+            for line in in_words(verdict, args, &run.history.dir, rows.map(|rows| rows as usize)) {
                 report.note(&sentence(&line));
             }
         }
