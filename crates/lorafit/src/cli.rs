@@ -117,7 +117,15 @@ fn words_of(name: &str) -> words::Verb {
         "sweep" => flags::with(|facts| facts.is_key).into_iter().map(str::to_owned).collect(),
         _ => BTreeSet::new(),
     };
-    words::Verb { flags, keys }
+    let values = if keys.is_empty() { BTreeSet::new() } else { values_of("train") };
+    words::Verb { flags, keys, values }
+}
+
+/// The words that flags of the verb `name` take.
+fn values_of(name: &str) -> BTreeSet<String> {
+    let command = command();
+    let flags = command.find_subcommand(name).into_iter().flat_map(|verb| verb.get_arguments());
+    flags.flat_map(|flag| flag.get_possible_values()).map(|value| value.get_name().to_owned()).collect()
 }
 
 /// A command line that was read.
@@ -139,7 +147,10 @@ fn read(host: Option<Arc<dyn Host>>, words: Vec<OsString>) -> Result<Read, clap:
 
 /// Runs the verb that a process was started with; gives its exit code.
 pub fn run(words: Vec<OsString>) -> u8 {
-    let Read { call, verb, given } = read(None, words).unwrap_or_else(|error| error.exit());
+    let Read { call, verb, given } = match read(None, words.clone()) {
+        Ok(read) => read,
+        Err(error) => return error::exit_code_of_words(&error, &words),
+    };
     host::within(call, || error::exit_code(error::with_device_errors(|| work(verb, &given))))
 }
 

@@ -27,6 +27,14 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number that may lie between two whole ones, as a median does: `1,234`, `4.5`.
+pub fn half(number: f64) -> String {
+    match number.fract() == 0.0 {
+        true => grouped(number as u64),
+        false => format!("{}.{:.0}", grouped(number as u64), 10.0 * number.fract()),
+    }
+}
+
 /// Bytes of memory or of a file: `900 B`, `12 KiB`, `385 MiB`, `1.74 GiB`, `1,536.00 GiB`.
 pub fn memory(bytes: u64) -> String {
     match bytes {
@@ -96,6 +104,11 @@ mod tests {
     }
 
     #[test]
+    fn halves_are_shown_where_there_are_some() {
+        assert_eq!([0.0, 4.0, 4.5, 1234.0, 1234.5].map(half), ["0", "4", "4.5", "1,234", "1,234.5"]);
+    }
+
+    #[test]
     fn memory_is_in_the_unit_that_leaves_digits() {
         let shown = [0, 1023, 1024, 12 << 10, MIB - 1, 9 << 20, 385 << 20, GIB - 1, 7 << 28, 3 << 39];
         let expected = [
@@ -143,6 +156,9 @@ mod tests {
         assert_eq!([percent(0.125, 1), percent(1.0, 0)], ["12.5 %", "100 %"]);
         assert_eq!(trainable(2_442_240, 136_957_248), "2,442,240 of 136,957,248 (1.783 %)");
         assert_eq!([change(2.0, 1.0), change(1.0, 1.03)], ["-50.0 %", "+3.0 %"]);
-        assert_eq!([1.0, 0.9999, 1.0001, 0.9994].map(|to| change(1.0, to)), ["0.0 %", "0.0 %", "0.0 %", "-0.1 %"]);
+        assert_eq!(
+            [1.0, 0.9999, 1.0001, 0.9994].map(|to| change(1.0, to)),
+            ["0.0 %", "0.0 %", "0.0 %", "-0.1 %"]
+        );
     }
 }

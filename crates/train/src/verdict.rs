@@ -6,13 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::best_by::BestBy;
+use crate::middle::{SMOOTHED_STEPS, mean};
 use crate::number::number_or_null;
 
 #[cfg(test)]
 mod tests;
 
-/// Steps that a smoothed training loss is the mean of, on the bar, in `status`, in the report and here.
-pub const SMOOTHED_STEPS: usize = 20;
 /// A held-out loss that fell by less than this share of the base's has not fallen.
 const LEAST_GAIN: f64 = 0.01;
 /// A held-out loss that rose by more than this share above its lowest is over-fitted.
@@ -357,9 +356,4 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
     let gain = -slope * losses.len() as f64 / 2.0;
     slope < -ONE_SIDED * noise && gain > STILL_FALLING * whole
-}
-
-/// The mean of some numbers.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

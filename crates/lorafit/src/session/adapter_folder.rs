@@ -21,7 +21,7 @@ pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
     let status = RunStatus::read(dir).ok();
     let why = status.as_ref().map_or("has no records that can be read", why_unsaved);
     let Some(found) = adapter_of_run(dir) else {
-        return Err(CliError::new(format!("{shown} {why}, and has saved no adapter"))
+        return Err(CliError::new(format!("{shown} {why}, and no adapter of it is saved"))
             .hint(format!("lorafit status {} shows how far it came", shell_word(&shown.to_string()))));
     };
     if !quiet {

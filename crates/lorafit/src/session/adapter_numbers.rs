@@ -6,6 +6,7 @@ use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
 use lorafit_model::adapter::{AdapterFile, Factors, known_modules};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Source};
+use lorafit_train::median;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -206,14 +207,6 @@ pub fn verdict(layers: &[LayerNumbers]) -> String {
         0.5..0.85 => format!("{directions}: the rank fits"),
         _ => format!("{directions}, nearly evenly: the rank may be too small; try {:.0}", 2.0 * rank),
     }
-}
-
-/// The value in the middle; none of no values.
-pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len().checked_sub(1)? / 2;
-    Some(values[middle])
 }
 
 /// The kinds of modules among `names`, each once, in the order in which a block computes them.

@@ -75,7 +75,9 @@ impl Advice<'_> {
         match self.verdict.outcome {
             Outcome::Learnt => None,
             Outcome::Begun => Some(match self.higher_rate() {
-                Some(rate) => format!("train longer ({}), or raise the learning rate: {rate}", self.longer(4)),
+                Some(rate) => {
+                    format!("train longer ({}), or raise the learning rate: {rate}", self.longer(4))
+                }
                 None => format!("train longer: {}", self.longer(4)),
             }),
             Outcome::StillFalling => Some(format!("more steps may lower it further: {}", self.longer(2))),
@@ -117,7 +119,9 @@ impl Advice<'_> {
             (true, _) => format!("the model began random: {longer}"),
             (false, true) => format!("look at the labels, which {command} shows; then {longer}"),
             (false, false) => {
-                format!("look at the template and the tokenizer: {command} shows rows as the model reads them; then {longer}")
+                format!(
+                    "look at the template and the tokenizer: {command} shows rows as the model reads them; then {longer}"
+                )
             }
         }
     }

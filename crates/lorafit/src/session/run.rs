@@ -411,9 +411,7 @@ impl TrainArgs {
         if let Some((flag, _)) = looking.iter().find(|(_, is_given)| *is_given) {
             let all = counted(rows.report.rows, "row", "rows");
             let text = format!("--{flag} has no rows to look at: of {all} --validation auto holds out none");
-            return Err(CliError::usage(text)
-                .hint(hold_out_hint(rows.report.rows))
-                .into());
+            return Err(CliError::usage(text).hint(hold_out_hint(rows.report.rows)).into());
         }
         Ok(Data { rows, held_out: None })
     }

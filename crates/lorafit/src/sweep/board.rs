@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_remedy::amounts::duration;
+use lorafit_remedy::amounts::{counted, duration};
 use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
-use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
+use crate::sweep::folder::{Row, TrialState, column_order, in_words, name, value_in_words};
 use crate::sweep::settings::Ranking;
 use crate::terminal::output;
 use crate::terminal::table::aligned;
@@ -89,7 +89,7 @@ impl Board {
             }
             None => format!("no {metric} yet"),
         };
-        self.summary = format!("{done} of {} trials done, {best}", rows.len());
+        self.summary = format!("{done} of {} done, {best}", counted(rows.len(), "trial", "trials"));
         self.draw();
     }
 
@@ -125,7 +125,8 @@ pub fn told(row: &Row) -> String {
 
 /// The leader board: ranked rows, with a column for each option.
 pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
-    let names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
+    let mut names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
+    column_order(&mut names);
     let mut lines: Vec<Vec<String>> = Vec::new();
     let mut head = vec!["trial".to_owned()];
     head.extend(names.iter().map(|name| (*name).clone()));
@@ -140,7 +141,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         line.push(row.step.to_string());
         line.push(or_dash(row.seconds.map(duration)));
         line.push(or_dash(row.tokens_per_s.map(|rate| format!("{rate:.0}"))));
-        line.push(state_name(row.state).to_owned());
+        line.push(row.state.name().to_owned());
         lines.push(line);
     }
     format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
@@ -149,7 +150,8 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
 /// The settings of a sweep with `seeds`, the best first, with a column for each option.
 pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) -> String {
     let first = ranking.ranked.first();
-    let names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
+    let mut names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
+    column_order(&mut names);
     let mut head: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
     head.extend([metric, "seeds", "trials"].map(str::to_owned));
     let mut lines = vec![head];
@@ -163,14 +165,4 @@ pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) 
     }
     let best = direction.best();
     format!("{}\n{metric}: {best} is best; mean ± standard error over the seeds", aligned(&lines))
-}
-
-fn state_name(state: TrialState) -> &'static str {
-    match state {
-        TrialState::Finished => "finished",
-        TrialState::Stopped => "stopped",
-        TrialState::Failed => "failed",
-        TrialState::Running => "running",
-        TrialState::Waiting => "waiting",
-    }
 }

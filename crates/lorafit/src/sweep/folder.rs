@@ -12,6 +12,7 @@
 //!
 //! A part (`--shard`) writes only to the folders of its own trials, and everybody who reads reads all folders.
 
+use std::cmp::Ordering;
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -266,7 +267,7 @@ pub enum Event {
 }
 
 /// Where a trial is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrialState {
     /// Trained to its end.
@@ -443,19 +444,48 @@ pub struct Row {
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// All trials, the best first: those that were trained to their end, then by their metric as far as they came.
-pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
-    let place = |row: &Row| match row.state {
+impl TrialState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrialState::Finished => "finished",
+            TrialState::Stopped => "stopped",
+            TrialState::Failed => "failed",
+            TrialState::Running => "running",
+            TrialState::Waiting => "waiting",
+        }
+    }
+}
+
+/// The order of every leader board: trials that were trained to their end, then the others by their metric as far as they came, at
+/// last those that failed. Each is told by its state, its metric and its number.
+pub fn order(
+    (state, metric, trial): (TrialState, Option<f64>, usize),
+    other: (TrialState, Option<f64>, usize),
+    direction: Direction,
+) -> Ordering {
+    let place = |state| match state {
         TrialState::Finished => 0,
         TrialState::Running | TrialState::Stopped => 1,
         TrialState::Waiting => 2,
         TrialState::Failed => 3,
     };
-    let score = |row: &Row| row.metric.map_or(f64::INFINITY, |metric| direction.score(metric));
-    rows.sort_by(|a, b| {
-        place(a).cmp(&place(b)).then(score(a).total_cmp(&score(b))).then(a.trial.cmp(&b.trial))
-    });
+    let score = |metric: Option<f64>| metric.map_or(f64::INFINITY, |metric| direction.score(metric));
+    let by_state = place(state).cmp(&place(other.0));
+    by_state.then(score(metric).total_cmp(&score(other.1))).then(trial.cmp(&other.2))
+}
+
+/// All trials, the best first, in the order of [`order`].
+pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
+    let key = |row: &Row| (row.state, row.metric, row.trial);
+    rows.sort_by(|a, b| order(key(a), key(b), direction));
     rows
+}
+
+/// The names of options as the columns of every leader board have them: the usual ones first.
+pub fn column_order(names: &mut [impl AsRef<str>]) {
+    const FIRST: [&str; 3] = ["rank", "alpha", "lr"];
+    names.sort_by_key(|name| FIRST.iter().position(|known| *known == name.as_ref()).unwrap_or(FIRST.len()));
 }
 
 /// The last columns of `trials.csv`, which have the names that they have in `trials.jsonl`.

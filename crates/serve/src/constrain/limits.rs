@@ -136,7 +136,8 @@ pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
     }
     if let Some((_, reference)) = reason.split_once("'referencing' feature; ref ") {
         return format!(
-            "`$ref` {}: only places of the schema itself (#/...) are supported",
+            "`$ref` {}: only places of the schema itself are supported, and nothing is fetched from the network; put what it refers to \
+             under `$defs`, and refer to it by #/$defs/NAME",
             shortened(reference)
         );
     }

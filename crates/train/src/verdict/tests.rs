@@ -105,7 +105,11 @@ fn that_a_loss_still_falls_takes_three_points() {
     assert_eq!(outcome(&flat_steps, &[(0, 2.0), (20, 1.5), (40, 1.0)]), Outcome::StillFalling);
     assert_eq!(outcome(&flat_steps, &[(0, 2.0), (20, 1.01), (40, 1.0)]), Outcome::Learnt);
     let falling: Vec<f64> = (0..40).map(|i| 3.0 - 0.05 * f64::from(i)).collect();
-    assert_eq!(outcome(&falling, &[(0, 3.0), (20, 1.01), (40, 1.0)]), Outcome::Learnt, "held-out rows decide");
+    assert_eq!(
+        outcome(&falling, &[(0, 3.0), (20, 1.01), (40, 1.0)]),
+        Outcome::Learnt,
+        "held-out rows decide"
+    );
 }
 
 #[test]

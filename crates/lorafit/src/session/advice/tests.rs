@@ -22,10 +22,12 @@ fn flags(text: &str) -> Flags {
 
 /// What `lorafit train` takes of these flags.
 fn taken(flags: &Flags) -> Result<TrainArgs, String> {
-    let base = [("--model", "M"), ("--data", "rows.jsonl"), ("--out", "run")].map(|(flag, value)| [flag, value]);
+    let base =
+        [("--model", "M"), ("--data", "rows.jsonl"), ("--out", "run")].map(|(flag, value)| [flag, value]);
     let words = std::iter::once("train").chain(base.into_iter().flatten());
     let words = words.chain(flags.iter().flat_map(|(flag, value)| [flag.as_str(), value.as_str()]));
-    let matches: ArgMatches = Train::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
+    let matches: ArgMatches =
+        Train::command().try_get_matches_from(words).map_err(|error| error.to_string())?;
     let train = Train::from_arg_matches(&matches).map_err(|error| error.to_string())?;
     train.args.resolve(&Given::new(Some(&matches))).map_err(|error| format!("{error:#}"))
 }
@@ -34,7 +36,9 @@ fn taken(flags: &Flags) -> Result<TrainArgs, String> {
 fn advised(line: &str) -> Flags {
     // A command has flags of its own.
     let without_command = match line.split_once("lorafit data ") {
-        Some((before, rest)) => format!("{before} {}", rest.split_once(" shows").map_or("", |(_, rest)| rest)),
+        Some((before, rest)) => {
+            format!("{before} {}", rest.split_once(" shows").map_or("", |(_, rest)| rest))
+        }
         None => line.to_owned(),
     };
     let words: Vec<&str> = without_command.split_whitespace().collect();
@@ -116,8 +120,17 @@ fn every_flag_that_is_advised_is_taken_and_changes_the_run() {
             }
         }
     }
-    let expected =
-        ["--epochs", "--eval-every", "--lr", "--max-steps", "--min-delta", "--patience", "--preset", "--rank", "--validation"];
+    let expected = [
+        "--epochs",
+        "--eval-every",
+        "--lr",
+        "--max-steps",
+        "--min-delta",
+        "--patience",
+        "--preset",
+        "--rank",
+        "--validation",
+    ];
     assert!(seen.iter().eq(expected), "{seen:?}");
 }
 
@@ -137,7 +150,9 @@ fn check(run: &str, (given, before): (&Flags, &TrainArgs), (flag, value): (&str,
             assert!(rows.is_none_or(|rows| steps(rows) >= SMOOTHED_STEPS as f64), "{line}: too short");
             assert!(found.epochs > before.epochs, "{line}: not longer");
         }
-        "--max-steps" => assert!(found.max_steps.unwrap() >= SMOOTHED_STEPS.max(2 * before.max_steps.unwrap())),
+        "--max-steps" => {
+            assert!(found.max_steps.unwrap() >= SMOOTHED_STEPS.max(2 * before.max_steps.unwrap()))
+        }
         "--validation" => {
             let wanted: f64 = match value.strip_suffix('%') {
                 Some(share) => rows.unwrap_or(100) as f64 * share.parse::<f64>().unwrap() / 100.0,
