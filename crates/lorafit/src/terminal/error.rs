@@ -162,7 +162,7 @@ pub fn with_device_errors<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow:
 enum ErrorForm {
     /// As text.
     Text,
-    /// As text and, where the result would be, as a JSON object (`--json`).
+    /// As text and, in place of the result, as a JSON object (`--json`).
     Result,
     /// As an event of a log (`--log json`).
     Event,
@@ -194,7 +194,10 @@ fn show(text: &str, failure: &Failure, code: u8, words: &[OsString]) {
     match ErrorForm::of(words) {
         ErrorForm::Text => drop(io::stderr().write_all(text.as_bytes())),
         ErrorForm::Result => {
-            drop(output::line(object().to_string()));
+            // What has a result already, of which the error is a part, stays one object.
+            if !host::current().has_result() {
+                drop(output::line(object().to_string()));
+            }
             drop(io::stderr().write_all(text.as_bytes()));
         }
         ErrorForm::Event => {

@@ -12,6 +12,7 @@ use crate::terminal::host;
 
 /// Prints one line, or hands it to whoever embeds the library.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    host::current().give_result();
     if let Some(host) = host::host() {
         host.result(text.as_ref());
         return Ok(());
