@@ -36,6 +36,27 @@ pub fn text(text: &str) -> Cow<'_, str> {
     escaped(text, |character| matches!(character, '\n' | '\t'))
 }
 
+/// Text with colours: as [`text`], but that sequences which only colour (`ESC [ ... m`) stay.
+pub fn coloured(text: &str) -> Cow<'_, str> {
+    const ESCAPE: char = '\u{1b}';
+    if !text.contains(ESCAPE) {
+        return self::text(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    for (i, piece) in text.split(ESCAPE).enumerate() {
+        let end =
+            piece.strip_prefix('[').and_then(|rest| rest.find(|c: char| !c.is_ascii_digit() && c != ';'));
+        let colours = end.is_some_and(|end| piece[1 + end..].starts_with('m'));
+        match (i, colours) {
+            (0, _) => {}
+            (_, true) => shown.push(ESCAPE),
+            (_, false) => shown.extend(ESCAPE.escape_default()),
+        }
+        shown.push_str(&self::text(piece));
+    }
+    Cow::Owned(shown)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,5 +66,7 @@ mod tests {
         assert!(matches!(name("größe 漢字 🙂"), Cow::Borrowed("größe 漢字 🙂")));
         assert_eq!(name("a\tb\r\u{7}\u{7f}\u{9b}\u{202e}"), "a\\tb\\r\\u{7}\\u{7f}\\u{9b}\\u{202e}");
         assert_eq!(text("a\tb\nc\u{1b}[31m"), "a\tb\nc\\u{1b}[31m");
+        assert_eq!(coloured("a\u{1b}[1;31mb\u{1b}[0m\n"), "a\u{1b}[1;31mb\u{1b}[0m\n");
+        assert_eq!(coloured("\u{1b}[2Ja\u{1b}[31\u{1b}m\r"), "\\u{1b}[2Ja\\u{1b}[31\\u{1b}m\\r");
     }
 }

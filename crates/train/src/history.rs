@@ -190,13 +190,10 @@ impl RunHistory {
 
     /// Adds up the steps.
     pub fn totals(&self) -> RunTotals {
-        let last = [self.steps.last().map(|s| s.step), self.skips.last().map(|s| s.step)];
-        RunTotals {
-            step: last.into_iter().flatten().max().unwrap_or(0),
-            seconds: self.steps.iter().map(|step| step.seconds).sum(),
-            tokens: self.steps.iter().map(|step| step.tokens).sum(),
-            peak_rss_bytes: self.steps.iter().map(|step| step.peak_rss_bytes).max().unwrap_or(0),
-        }
+        let mut totals = RunTotals::default();
+        self.steps.iter().for_each(|step| totals.add(step));
+        let skipped = self.skips.last().map_or(0, |skip| skip.step);
+        RunTotals { step: totals.step.max(skipped), ..totals }
     }
 
     /// Where the adapter of the run is: the one it ended with, else that of its newest checkpoint, else the best.
@@ -227,6 +224,14 @@ pub struct RunTotals {
 }
 
 impl RunTotals {
+    /// With another step.
+    pub fn add(&mut self, step: &StepRecord) {
+        self.step = self.step.max(step.step);
+        self.seconds += step.seconds;
+        self.tokens += step.tokens;
+        self.peak_rss_bytes = self.peak_rss_bytes.max(step.peak_rss_bytes);
+    }
+
     /// Tokens over the time of all steps: the rate of a run wherever it is shown; 0 without a step.
     pub fn tokens_per_s(&self) -> f64 {
         if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
     Averaged, EvaluationRecord, Observer, Outcome, Reduction, RestartReason, RunError, RunFolder, RunHistory,
-    RunLock, RunState, RunStatus, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
+    RunLock, RunState, RunStatus, RunTotals, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::Given;
@@ -88,11 +88,14 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
     progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
     progress.event("start", &json!({ "total_steps": ready.total_steps(), "out": out }));
+    let mut totals = RunTotals::default();
     if let Some(done) = resumed_after {
-        let steps = RunHistory::read(out)?.steps;
-        steps.iter().filter(|step| step.step <= done).for_each(|step| progress.remember(step.loss));
+        for step in RunHistory::read(out)?.steps.iter().filter(|step| step.step <= done) {
+            progress.remember(step.loss);
+            totals.add(step);
+        }
     }
-    let mut watcher = Watcher { progress, reductions: Reductions::default() };
+    let mut watcher = Watcher { progress, totals, reductions: Reductions::default() };
     let rows = data.rows.report.rows;
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
@@ -172,6 +175,8 @@ fn settle(
 /// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
+    /// What all steps took, those before a resumption too.
+    totals: RunTotals,
     reductions: Reductions,
 }
 
@@ -217,11 +222,12 @@ impl Reductions {
 impl Observer for Watcher {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
         self.reductions.add(record);
+        self.totals.add(record);
         if self.progress.event("step", record) {
             return;
         }
         let (step, total) = (record.step as usize, total_steps as usize);
-        self.progress.step(step, total, record.loss, record.tokens_per_s, rss_bytes());
+        self.progress.step(step, total, record.loss, self.totals.tokens_per_s(), rss_bytes());
     }
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {

@@ -290,7 +290,7 @@ mod tests {
     fn the_rank_is_judged_by_the_directions_that_are_used() {
         let told =
             |rank, effective: &[f64]| verdict(&effective.iter().map(|e| layer(rank, *e)).collect::<Vec<_>>());
-        assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 2 may do"));
+        assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 3 may do"));
         assert!(told(8, &[5.0, 5.2, 7.9]).ends_with("the rank fits"));
         assert!(told(8, &[7.5, 7.6, 7.7]).ends_with("may be too small; try 16"));
         assert!(told(8, &[0.0]).starts_with("nothing has changed"));

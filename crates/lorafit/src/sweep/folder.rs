@@ -538,6 +538,48 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
+    /// A trial that failed or was interrupted before its first evaluation has no loss of its own.
+    #[test]
+    fn the_loss_before_training_is_no_metric_of_a_trial() {
+        let dir = tempfile::tempdir().unwrap();
+        let trial = dir.path().join("trials/000");
+        fs::create_dir_all(&trial).unwrap();
+        fs::write(trial.join("metrics.jsonl"), "").unwrap();
+        let base = r#"{"step":0,"loss":3.5,"best":false,"seconds":1.0}"#.to_owned() + "\n";
+        let later = base.clone() + r#"{"step":4,"loss":2.5,"best":true,"seconds":1.0}"# + "\n";
+        let started = r#"{"event":"started","rung":0}"#.to_owned() + "\n";
+        let failed = started.clone() + r#"{"event":"failed","error":"it broke"}"# + "\n";
+        for (events, state) in [(&started, TrialState::Waiting), (&failed, TrialState::Failed)] {
+            fs::write(trial.join(EVENTS), events).unwrap();
+            for (evaluations, metric) in [(&base, None), (&later, Some(2.5))] {
+                fs::write(trial.join("evaluations.jsonl"), evaluations).unwrap();
+                let row = Trial::read(dir.path(), 0, &Options::default()).row(1, &EVAL_LOSS);
+                assert_eq!((row.state, row.metric), (state, metric));
+            }
+        }
+    }
+
+    #[test]
+    fn every_leader_board_has_one_order() {
+        use TrialState::{Failed, Finished, Running, Stopped, Waiting};
+        let mut trials = [
+            (Failed, Some(0.1), 0),
+            (Waiting, None, 1),
+            (Stopped, Some(0.2), 2),
+            (Finished, Some(3.0), 3),
+            (Finished, Some(2.0), 5),
+            (Finished, Some(2.0), 4),
+            (Running, Some(0.3), 6),
+        ];
+        trials.sort_by(|a, b| order(*a, *b, Direction::Minimize));
+        assert_eq!(trials.map(|(.., number)| number), [4, 5, 3, 2, 6, 1, 0]);
+        trials.sort_by(|a, b| order(*a, *b, Direction::Maximize));
+        assert_eq!(trials.map(|(.., number)| number), [3, 4, 5, 6, 2, 1, 0]);
+        let mut names = ["seed", "lr", "dropout", "rank"];
+        column_order(&mut names);
+        assert_eq!(names, ["rank", "lr", "seed", "dropout"]);
+    }
+
     /// What lorafit wrote in November 2026.
     #[test]
     fn events_of_older_sweeps_are_read() {

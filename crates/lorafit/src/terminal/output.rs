@@ -18,7 +18,11 @@ pub fn line(text: impl AsRef<str>) -> io::Result<()> {
         return Ok(());
     }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes())?;
+    match out.is_terminal() {
+        // Names of folders and what models say may have characters that a terminal obeys; files and programs get all bytes.
+        true => out.write_all(printable::coloured(text.as_ref()).as_bytes())?,
+        false => out.write_all(text.as_ref().as_bytes())?,
+    }
     out.write_all(b"\n")?;
     out.flush()
 }

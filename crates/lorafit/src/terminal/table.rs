@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(aligned(&lines), "run       loss  state\n/a           -  running\n/runs/b  12.25");
         assert_eq!(aligned(&[]), "");
         let lines = [["run", "loss"], ["a\nb\u{1b}[2J", "1"]].map(|line| line.map(str::to_owned).to_vec());
-        assert_eq!(aligned(&lines), "run             loss\na\\nb\\u{1b}[2J     1");
+        assert_eq!(aligned(&lines), "run            loss\na\\nb\\u{1b}[2J     1");
     }
 
     #[test]

@@ -63,6 +63,10 @@ fn a_run_that_changed_nothing_says_so_and_what_to_change() {
         "{told}"
     );
     assert!(!told.contains("next: "), "{told}");
+    // The command that looks at the rows runs as it stands.
+    let command = told.split("lorafit data ").nth(1).and_then(|rest| rest.split(" shows").next()).unwrap();
+    let words: Vec<&str> = std::iter::once("data").chain(command.split(' ')).collect();
+    assert!(lorafit(place.path(), &words).status.success(), "{words:?}");
 }
 
 #[test]
