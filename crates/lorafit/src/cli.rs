@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::config_file::Given;
+use crate::args::criteria::CriteriaArgs;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
@@ -114,7 +115,12 @@ fn words_of(name: &str) -> words::Verb {
         shown.filter_map(|flag| flag.get_long().map(str::to_owned)).collect()
     });
     let keys = match name {
-        "sweep" => flags::with(|facts| facts.is_key).into_iter().map(str::to_owned).collect(),
+        // Of the options of train, and of what a metric reads.
+        "sweep" => {
+            let of_train = flags::with(|facts| facts.is_key).into_iter().map(str::to_owned);
+            let of_metrics = ["metric", "max-new-tokens"].map(str::to_owned);
+            of_train.chain(flags::names::<CriteriaArgs>()).chain(of_metrics).collect()
+        }
         _ => BTreeSet::new(),
     };
     let values = if keys.is_empty() { BTreeSet::new() } else { values_of("train") };
