@@ -173,7 +173,8 @@ impl Advice<'_> {
     fn longer(&self, times: usize) -> String {
         if let Some(StoppedEarly { evaluations, min_delta, .. }) = self.verdict.stopped_early {
             return match min_delta > 0.0 {
-                true => "--min-delta 0 counts smaller gains, too".to_owned(),
+                // Smaller gains count, too.
+                true => "--min-delta 0".to_owned(),
                 false => format!("--patience {}", 2 * evaluations),
             };
         }

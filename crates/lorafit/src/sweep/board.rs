@@ -9,7 +9,7 @@ use lorafit_remedy::amounts::{counted, duration};
 use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
-use crate::sweep::folder::{Row, TrialState, column_order, in_words, name, value_in_words};
+use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 use crate::sweep::settings::Ranking;
 use crate::terminal::output;
 use crate::terminal::table::aligned;
@@ -125,8 +125,7 @@ pub fn told(row: &Row) -> String {
 
 /// The leader board: ranked rows, with a column for each option.
 pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
-    let mut names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
-    column_order(&mut names);
+    let names: Vec<&String> = rows.first().map(|row| row.options.keys().collect()).unwrap_or_default();
     let mut lines: Vec<Vec<String>> = Vec::new();
     let mut head = vec!["trial".to_owned()];
     head.extend(names.iter().map(|name| (*name).clone()));
@@ -150,8 +149,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
 /// The settings of a sweep with `seeds`, the best first, with a column for each option.
 pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) -> String {
     let first = ranking.ranked.first();
-    let mut names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
-    column_order(&mut names);
+    let names: Vec<&String> = first.map(|setting| setting.options.keys().collect()).unwrap_or_default();
     let mut head: Vec<String> = names.iter().map(|name| (*name).clone()).collect();
     head.extend([metric, "seeds", "trials"].map(str::to_owned));
     let mut lines = vec![head];

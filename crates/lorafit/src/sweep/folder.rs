@@ -482,12 +482,6 @@ pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
     rows
 }
 
-/// The names of options as the columns of every leader board have them: the usual ones first.
-pub fn column_order(names: &mut [impl AsRef<str>]) {
-    const FIRST: [&str; 3] = ["rank", "alpha", "lr"];
-    names.sort_by_key(|name| FIRST.iter().position(|known| *known == name.as_ref()).unwrap_or(FIRST.len()));
-}
-
 /// The last columns of `trials.csv`, which have the names that they have in `trials.jsonl`.
 const MEASURED: [&str; 6] = ["step", "seconds", "tokens_per_s", "peak_rss_bytes", "run", "base_loss"];
 
@@ -575,9 +569,6 @@ mod tests {
         assert_eq!(trials.map(|(.., number)| number), [4, 5, 3, 2, 6, 1, 0]);
         trials.sort_by(|a, b| order(*a, *b, Direction::Maximize));
         assert_eq!(trials.map(|(.., number)| number), [3, 4, 5, 6, 2, 1, 0]);
-        let mut names = ["seed", "lr", "dropout", "rank"];
-        column_order(&mut names);
-        assert_eq!(names, ["rank", "lr", "seed", "dropout"]);
     }
 
     /// What lorafit wrote in November 2026.

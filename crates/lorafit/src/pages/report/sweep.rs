@@ -14,7 +14,7 @@ use super::{Report, slug};
 use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, sentence, table};
-use crate::sweep::folder::{TrialState, column_order, in_words as in_words_of, order, value_in_words};
+use crate::sweep::folder::{TrialState, in_words as in_words_of, order, value_in_words};
 use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
 /// The records of a sweep.
@@ -183,7 +183,7 @@ impl Sweep {
         }
     }
 
-    /// The options that differ between trials: rank, alpha and lr first.
+    /// The options that differ between trials, in the order that leader boards have.
     fn varied(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for name in self.trials.iter().flat_map(|trial| trial.options.keys()) {
@@ -194,7 +194,6 @@ impl Sweep {
         names.retain(|name| {
             self.trials.iter().any(|t| t.options.get(name) != self.trials[0].options.get(name))
         });
-        column_order(&mut names);
         names
     }
 
