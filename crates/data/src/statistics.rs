@@ -44,14 +44,15 @@ pub struct Statistics {
     pub computed_share: f64,
 }
 
-/// Percentiles by nearest rank.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Percentiles by nearest rank; the median of an even count is the mean of the two in the middle.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[allow(missing_docs)]
 pub struct Percentiles {
     pub min: usize,
     pub p5: usize,
     pub p25: usize,
-    pub median: usize,
+    #[serde(serialize_with = "whole_where_it_is")]
+    pub median: f64,
     pub p75: usize,
     pub p95: usize,
     pub p99: usize,
@@ -158,12 +159,19 @@ impl Tally {
     }
 }
 
+/// 4 and not 4.0, but 4.5.
+fn whole_where_it_is<S: serde::Serializer>(value: &f64, serializer: S) -> Result<S::Ok, S::Error> {
+    match value.fract() == 0.0 {
+        true => serializer.serialize_u64(*value as u64),
+        false => serializer.serialize_f64(*value),
+    }
+}
+
 impl Percentiles {
     fn of(counts: &Counts) -> Self {
         let samples: usize = counts.values().sum();
         // The smallest size that so many percent of the samples do not exceed.
-        let at = |percent: usize| {
-            let rank = (samples * percent).div_ceil(100).max(1);
+        let at_rank = |rank: usize| {
             let mut below = 0;
             let reaches = |(_, count): &(&usize, &usize)| {
                 below += **count;
@@ -171,11 +179,12 @@ impl Percentiles {
             };
             counts.iter().find(reaches).map_or(0, |(size, _)| *size)
         };
+        let at = |percent: usize| at_rank((samples * percent).div_ceil(100).max(1));
         Percentiles {
             min: at(0),
             p5: at(5),
             p25: at(25),
-            median: at(50),
+            median: (at_rank(samples.div_ceil(2)) + at_rank(samples / 2 + 1)) as f64 / 2.0,
             p75: at(75),
             p95: at(95),
             p99: at(99),
@@ -274,7 +283,10 @@ mod tests {
         assert_eq!(found.report, data.report);
         assert_eq!(found.supervised_share, 6.0 / 41.0);
         let Percentiles { min, p25, median, p75, max, .. } = found.length;
-        assert_eq!((min, p25, median, p75, max), (3, 3, 4, 4, 30));
+        assert_eq!((min, p25, median, p75, max), (3, 3, 4.0, 4, 30));
+        assert_eq!(serde_json::to_value(found.length).expect("JSON")["median"], 4);
+        let between = Percentiles::of(&Counts::from([(3, 2), (8, 1), (9, 1)]));
+        assert_eq!((between.median, Percentiles::of(&Counts::new()).median), (5.5, 0.0));
         assert_eq!((found.supervised_length.min, found.supervised_length.max), (1, 2));
         let bars: Vec<_> = found.histogram.iter().map(|b| (b.from, b.to, b.samples)).collect();
         assert_eq!(bars[..2], [(0, 4, 3), (5, 9, 0)]);

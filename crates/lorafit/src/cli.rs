@@ -9,6 +9,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::config_file::Given;
+use crate::args::criteria::CriteriaArgs;
 use crate::args::flags;
 use crate::args::train::TrainArgs;
 use crate::command::{
@@ -114,10 +115,23 @@ fn words_of(name: &str) -> words::Verb {
         shown.filter_map(|flag| flag.get_long().map(str::to_owned)).collect()
     });
     let keys = match name {
-        "sweep" => flags::with(|facts| facts.is_key).into_iter().map(str::to_owned).collect(),
+        // Of the options of train, and of what a metric reads.
+        "sweep" => {
+            let of_train = flags::with(|facts| facts.is_key).into_iter().map(str::to_owned);
+            let of_metrics = ["metric", "max-new-tokens"].map(str::to_owned);
+            of_train.chain(flags::names::<CriteriaArgs>()).chain(of_metrics).collect()
+        }
         _ => BTreeSet::new(),
     };
-    words::Verb { flags, keys }
+    let values = if keys.is_empty() { BTreeSet::new() } else { values_of("train") };
+    words::Verb { flags, keys, values }
+}
+
+/// The words that flags of the verb `name` take.
+fn values_of(name: &str) -> BTreeSet<String> {
+    let command = command();
+    let flags = command.find_subcommand(name).into_iter().flat_map(|verb| verb.get_arguments());
+    flags.flat_map(|flag| flag.get_possible_values()).map(|value| value.get_name().to_owned()).collect()
 }
 
 /// A command line that was read.
@@ -139,7 +153,10 @@ fn read(host: Option<Arc<dyn Host>>, words: Vec<OsString>) -> Result<Read, clap:
 
 /// Runs the verb that a process was started with; gives its exit code.
 pub fn run(words: Vec<OsString>) -> u8 {
-    let Read { call, verb, given } = read(None, words).unwrap_or_else(|error| error.exit());
+    let Read { call, verb, given } = match read(None, words.clone()) {
+        Ok(read) => read,
+        Err(error) => return error::exit_code_of_words(&error, &words),
+    };
     host::within(call, || error::exit_code(error::with_device_errors(|| work(verb, &given))))
 }
 

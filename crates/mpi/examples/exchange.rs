@@ -39,10 +39,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let expected: Vec<f32> = (0..size).flat_map(|r| vec![-1.0 - r as f32; counts[r]]).collect();
         assert_eq!(values, expected, "slices of {len} values, handed round");
     }
-    let median = |mut times: Vec<f64>| {
-        times.sort_by(f64::total_cmp);
-        times[times.len() / 2]
-    };
+    let median = |times: Vec<f64>| lorafit_train::median(times).expect("some were timed");
     let message =
         median((0..300).map(|_| timed(|| group.gather(b"done").map(|_| ()))).collect::<Result<_, _>>()?);
     if rank == 0 {

@@ -27,6 +27,14 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
+/// A number that may lie between two whole ones, as a median does: `1,234`, `4.5`.
+pub fn half(number: f64) -> String {
+    match number.fract() == 0.0 {
+        true => grouped(number as u64),
+        false => format!("{}.{:.0}", grouped(number as u64), 10.0 * number.fract()),
+    }
+}
+
 /// Bytes of memory or of a file: `900 B`, `12 KiB`, `385 MiB`, `1.74 GiB`, `1,536.00 GiB`.
 pub fn memory(bytes: u64) -> String {
     match bytes {
@@ -77,7 +85,9 @@ pub fn trainable(trained: u64, all: u64) -> String {
 
 /// How much larger or smaller `to` is than `from`, which is above 0: `-99.9 %`, `+3.0 %`.
 pub fn change(from: f64, to: f64) -> String {
-    format!("{:+.1} %", 100.0 * (to - from) / from)
+    let text = format!("{:+.1} %", 100.0 * (to - from) / from);
+    // Nothing has no sign.
+    if text[1..].starts_with("0.0 ") { text[1..].to_owned() } else { text }
 }
 
 #[cfg(test)]
@@ -91,6 +101,11 @@ mod tests {
         }
         let shown = [0, 1, 2, 1000].map(|number| counted(number, "row", "rows"));
         assert_eq!(shown, ["0 rows", "1 row", "2 rows", "1,000 rows"]);
+    }
+
+    #[test]
+    fn halves_are_shown_where_there_are_some() {
+        assert_eq!([0.0, 4.0, 4.5, 1234.0, 1234.5].map(half), ["0", "4", "4.5", "1,234", "1,234.5"]);
     }
 
     #[test]
@@ -141,5 +156,9 @@ mod tests {
         assert_eq!([percent(0.125, 1), percent(1.0, 0)], ["12.5 %", "100 %"]);
         assert_eq!(trainable(2_442_240, 136_957_248), "2,442,240 of 136,957,248 (1.783 %)");
         assert_eq!([change(2.0, 1.0), change(1.0, 1.03)], ["-50.0 %", "+3.0 %"]);
+        assert_eq!(
+            [1.0, 0.9999, 1.0001, 0.9994].map(|to| change(1.0, to)),
+            ["0.0 %", "0.0 %", "0.0 %", "-0.1 %"]
+        );
     }
 }

@@ -14,7 +14,7 @@ use lorafit_kernels::{ComputeDtype, Device};
 use lorafit_model::adapter::{self, Adapter, named_tensors};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{ActivationPolicy, Buffers, Gradients, Model, Stream};
-use lorafit_train::open_tokenizer;
+use lorafit_train::{median, open_tokenizer};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -52,7 +52,7 @@ fn main() {
             }
         }
         cosines.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let median = cosines[cosines.len() / 2].0;
+        let median = median(cosines.iter().map(|cosine| cosine.0)).expect("one batch or more");
         let below = cosines.iter().filter(|(cosine, _)| *cosine < 0.999).count();
         println!(
             "{dtype:?}: {count} batches of {rows}, {} cosines, median {median:.6}, {below} below 0.999; loss off by {:.3} % at most",

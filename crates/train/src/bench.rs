@@ -10,6 +10,7 @@ use lorafit_remedy::Remedy;
 use serde::Serialize;
 
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
+use crate::middle::median;
 use crate::stream::MicroBatchSize;
 use crate::trainer::{Duration, Stepper, TrainError, TrainOptions};
 
@@ -112,8 +113,7 @@ pub fn bench(
         }
         on_step(seconds.len(), record.seconds);
     }
-    seconds.sort_by(f64::total_cmp);
-    let median = seconds[seconds.len() / 2];
+    let median = median(seconds).expect("one step or more is timed");
     let peak_device_bytes = peak_device_bytes(options.device);
     // What the run has is given back before: on a GPU the ceiling takes memory of its own.
     drop((stepper, model));

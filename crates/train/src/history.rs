@@ -1,17 +1,21 @@
 //! What a run wrote down, read back whole: also while it is running, and of one that was killed.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
+use lorafit_remedy::amounts::counted;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::checkpoint::last_saved;
+use crate::lock::RunLock;
 use crate::margins::PairMargins;
 use crate::metrics::{EvaluationRecord, METRICS, MetricsLine, SkipRecord, StepRecord};
-use crate::run::{CONFIG, DATA, EVALUATIONS, PLAN, RunFolder, RunRecord, VERDICT};
+use crate::middle::{SMOOTHED_STEPS, smoothed};
+use crate::run::{CONFIG, DATA, EVALUATIONS, PLAN, RECORD, RunFolder, RunRecord, VERDICT};
 use crate::run_error::RunError;
 use crate::run_info::Origin;
 use crate::verdict::{Curve, Verdict};
@@ -57,6 +61,37 @@ pub struct RunHistory {
     pub config: Option<String>,
     /// How it was begun, of `run.json`.
     pub origin: Origin,
+    /// Steps of the whole run, of `run.json`.
+    pub total_steps: Option<u64>,
+    /// What is missing in its folder, or cannot be read.
+    pub damage: Vec<Damage>,
+}
+
+/// Something of a run folder that is missing or damaged. What it would say is not known; the rest is as good as ever.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Damage {
+    /// A file, or a folder, is not there.
+    Missing(&'static str),
+    /// A file is there and cannot be read.
+    Unreadable(&'static str),
+    /// There are no steps in `metrics.jsonl`, although no process writes there.
+    NoSteps,
+    /// So many lines of the records cannot be read.
+    Lines(usize),
+}
+
+impl fmt::Display for Damage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Damage::Missing(name) => write!(f, "{name} is missing"),
+            Damage::Unreadable(name) => write!(f, "{name} cannot be read"),
+            Damage::NoSteps => write!(f, "{METRICS} has no steps"),
+            Damage::Lines(lines) => {
+                let lines = counted(*lines, "line", "lines");
+                write!(f, "{lines} of {METRICS} and {EVALUATIONS} cannot be read and left out")
+            }
+        }
+    }
 }
 
 impl RunHistory {
@@ -84,7 +119,11 @@ impl RunHistory {
         let json = |name: &str| serde_json::from_str(&text(name)?).ok();
         let (plan, data, config) = (json(PLAN), json(DATA), text(CONFIG));
         let verdict = read_verdict(dir);
-        let origin = RunRecord::read(dir).map(|record| record.origin).unwrap_or_default();
+        let record = RunRecord::read(dir).ok();
+        let total_steps = record.as_ref().map(|record| record.total_steps);
+        let origin = record.map(|record| record.origin).unwrap_or_default();
+        let has_steps = !steps.is_empty() || !skips.is_empty();
+        let damage = damage(dir, has_steps, &evaluations, unreadable_lines);
         Ok(RunHistory {
             dir: dir.to_owned(),
             steps,
@@ -97,6 +136,8 @@ impl RunHistory {
             verdict,
             config,
             origin,
+            total_steps,
+            damage,
         })
     }
 
@@ -112,6 +153,7 @@ impl RunHistory {
                 .collect(),
             skipped: self.skips.len() as u64,
             held_out_rows,
+            choice: None,
             diverged: false,
             stopped_early: None,
         }
@@ -135,15 +177,23 @@ impl RunHistory {
         of_steps.or(self.evaluations.first().map(|one| one.preference.is_some())).unwrap_or(false)
     }
 
+    /// The smoothed loss of the last steps, [`smoothed`].
+    pub fn smoothed_loss(&self) -> Option<f64> {
+        let from = self.steps.len().saturating_sub(SMOOTHED_STEPS);
+        smoothed(&self.steps[from..].iter().map(|step| step.loss).collect::<Vec<_>>())
+    }
+
+    /// The loss on held-out rows before the first step.
+    pub fn base_loss(&self) -> Option<f64> {
+        self.evaluations.first().filter(|first| first.step == 0).map(|first| first.loss)
+    }
+
     /// Adds up the steps.
     pub fn totals(&self) -> RunTotals {
-        let last = [self.steps.last().map(|s| s.step), self.skips.last().map(|s| s.step)];
-        RunTotals {
-            step: last.into_iter().flatten().max().unwrap_or(0),
-            seconds: self.steps.iter().map(|step| step.seconds).sum(),
-            tokens: self.steps.iter().map(|step| step.tokens).sum(),
-            peak_rss_bytes: self.steps.iter().map(|step| step.peak_rss_bytes).max().unwrap_or(0),
-        }
+        let mut totals = RunTotals::default();
+        self.steps.iter().for_each(|step| totals.add(step));
+        let skipped = self.skips.last().map_or(0, |skip| skip.step);
+        RunTotals { step: totals.step.max(skipped), ..totals }
     }
 
     /// Where the adapter of the run is: the one it ended with, else that of its newest checkpoint, else the best.
@@ -174,10 +224,49 @@ pub struct RunTotals {
 }
 
 impl RunTotals {
-    /// Tokens over time; 0 without a step.
+    /// With another step.
+    pub fn add(&mut self, step: &StepRecord) {
+        self.step = self.step.max(step.step);
+        self.seconds += step.seconds;
+        self.tokens += step.tokens;
+        self.peak_rss_bytes = self.peak_rss_bytes.max(step.peak_rss_bytes);
+    }
+
+    /// Tokens over the time of all steps: the rate of a run wherever it is shown; 0 without a step.
     pub fn tokens_per_s(&self) -> f64 {
         if self.seconds > 0.0 { self.tokens as f64 / self.seconds } else { 0.0 }
     }
+}
+
+/// What of the run in `dir` is missing or cannot be read.
+fn damage(dir: &Path, has_steps: bool, evaluations: &[EvaluationRecord], lines: usize) -> Vec<Damage> {
+    /// What the name of a folder says is missing.
+    const BEST: &str = "best/";
+    let mut found = Vec::new();
+    let is_running = RunLock::holder(dir).is_some();
+    if !has_steps && !is_running {
+        found.push(Damage::NoSteps);
+    }
+    for name in [RECORD, CONFIG] {
+        if !dir.join(name).exists() {
+            found.push(Damage::Missing(name));
+        }
+    }
+    for name in [RECORD, PLAN, DATA, VERDICT] {
+        let text = std::fs::read(dir.join(name));
+        let is_absent = text.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        let is_json = text.is_ok_and(|text| serde_json::from_slice::<Value>(&text).is_ok());
+        if !is_absent && !is_json {
+            found.push(Damage::Unreadable(name));
+        }
+    }
+    if evaluations.iter().any(|one| one.best) && !RunFolder::best_dir(dir).is_dir() {
+        found.push(Damage::Missing(BEST));
+    }
+    if lines > 0 {
+        found.push(Damage::Lines(lines));
+    }
+    found
 }
 
 fn truncate_from<T>(records: &mut Vec<T>, step: u64, step_of: impl Fn(&T) -> u64) {

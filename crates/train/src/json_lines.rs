@@ -5,11 +5,10 @@
 //! checkpoint knows of, and a line without an end is no line.
 
 use std::fs::{self, OpenOptions};
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use crate::storage::{Storage, StorageFile};
 
@@ -96,24 +95,6 @@ fn whole_lines(path: &Path, most: u64) -> io::Result<(u64, u64)> {
     Ok((lines, bytes))
 }
 
-/// The last records of a log, at most `most`, oldest first; lines that are not such records are left out.
-pub(crate) fn read_last<T: DeserializeOwned>(path: &Path, most: usize) -> io::Result<Vec<T>> {
-    /// More than that many lines take.
-    const LINE_BYTES: u64 = 4096;
-    let mut file = fs::File::open(path)?;
-    let len = file.metadata()?.len();
-    let start = len.saturating_sub(LINE_BYTES.saturating_mul(most as u64));
-    file.seek(SeekFrom::Start(start))?;
-    let mut bytes = Vec::new();
-    file.take(len - start).read_to_end(&mut bytes)?;
-    let mut records: Vec<T> = bytes
-        .split_inclusive(|b| *b == b'\n')
-        .filter_map(|line| serde_json::from_slice(line.strip_suffix(b"\n")?).ok())
-        .collect();
-    records.drain(..records.len().saturating_sub(most));
-    Ok(records)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -141,14 +122,5 @@ mod tests {
             assert_eq!(content(&path), after, "{before:?} cut to {keep}");
             assert_eq!(log.lines(), after.lines().count() as u64);
         }
-    }
-
-    #[test]
-    fn the_last_records_are_read_without_a_torn_one() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let path = dir.path().join("log.jsonl");
-        fs::write(&path, "1\n2\n\"no number\"\n3\n4").expect("written");
-        assert_eq!(read_last::<u32>(&path, 2).expect("reads"), [2, 3]);
-        assert_eq!(read_last::<u32>(&path, 9).expect("reads"), [1, 2, 3]);
     }
 }

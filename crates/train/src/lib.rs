@@ -26,7 +26,7 @@
 //! let (mut gradients, policy) = (parameters.zero_gradients(), ActivationPolicy::default());
 //! let mut buffers = Buffers::for_training(&model, parameters.adapter(), &gradients, 8, 7, policy);
 //! let mut optimizer = AdamW::new(&parameters, OptimizerKind::AdamW, 0.0, 1.0);
-//! let schedule = Schedule::with_ratios(ScheduleKind::Cosine, 1e-2, 0.1, 0.0, 20);
+//! let schedule = Schedule::with_ratios(ScheduleKind::Cosine, 1e-2, Some(0.1), 0.0, 20);
 //! let mut losses = Vec::new();
 //! for step in 1..=20 {
 //!     gradients.clear();
@@ -61,6 +61,7 @@ pub mod machine;
 mod margins;
 mod memory;
 mod metrics;
+mod middle;
 mod number;
 pub mod optim;
 mod option_scores;
@@ -104,7 +105,7 @@ pub use evaluate::{
 };
 pub use group::{ALONE, Alone, GroupError, Lost, ProcessGroup, Reduction};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
-pub use history::{LossOver, RunHistory, RunTotals, adapter_of_run};
+pub use history::{Damage, LossOver, RunHistory, RunTotals, adapter_of_run};
 pub use identity::{Identity, Mismatch, hash_data, hash_files, hash_text};
 pub use largest::{Largest, largest_micro_batches};
 pub use lock::RunLock;
@@ -112,6 +113,7 @@ pub use logit_difference::{LogitDifference, logit_difference};
 pub use margins::{Margins, PairMargins};
 pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
+pub use middle::{SMOOTHED_STEPS, mean, median, smoothed};
 pub use optim::OptimizerKind;
 pub use option_scores::{option_scores, option_tokens};
 pub use patience::{Patience, PatienceState};
@@ -127,7 +129,7 @@ pub use run_summary::{RunResult, RunSummary};
 pub use saved::{
     NewFolder, Tensors, Watch, model_folder_bytes, write_adapter_folder, write_large_file, write_model_folder,
 };
-pub use schedule::{Schedule, ScheduleKind};
+pub use schedule::{LEAST_WARMED_UP, Schedule, ScheduleKind, WARMUP_RATIO};
 pub use selfcheck::step_checks;
 pub use status::{CheckpointStatus, RunState, RunStatus};
 pub use stream::MicroBatchSize;
@@ -138,5 +140,5 @@ pub use trainer::{
     train,
 };
 pub use unfinished::{Existing, followed};
-pub use verdict::{Curve, Outcome, Rows, SMOOTHED_STEPS, StoppedEarly, Verdict, mean, verdict};
+pub use verdict::{Choice, Curve, Outcome, Rows, StoppedEarly, Verdict, blind_loss, verdict};
 pub use wilson::wilson_interval;

@@ -46,7 +46,7 @@ use crate::verdict::Verdict;
 
 pub(crate) const EVALUATIONS: &str = "evaluations.jsonl";
 pub(crate) const PLAN: &str = "plan.json";
-const RECORD: &str = "run.json";
+pub(crate) const RECORD: &str = "run.json";
 pub(crate) const DATA: &str = "data.json";
 pub(crate) const VERDICT: &str = "verdict.json";
 pub(crate) const CONFIG: &str = "config.toml";

@@ -45,6 +45,11 @@ impl fmt::Display for ScheduleKind {
     }
 }
 
+/// Share of the steps that warm up where none is given.
+pub const WARMUP_RATIO: f64 = 0.03;
+/// Runs of fewer steps have no warm-up where none is given: its first step has rate zero, and would be a large part of them.
+pub const LEAST_WARMED_UP: u64 = 10;
+
 /// The learning rate of every step of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Schedule {
@@ -63,18 +68,28 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule whose warm-up and decay take these shares of the steps, both rounded up; together no more than all.
+    /// A schedule whose warm-up and decay take these shares of the steps, both rounded up as in transformers; together no more than
+    /// all. Without a share of its own the warm-up takes [`WARMUP_RATIO`], and of fewer steps than [`LEAST_WARMED_UP`] none.
     pub fn with_ratios(
         kind: ScheduleKind,
         peak: f64,
-        warmup_ratio: f64,
+        warmup_ratio: Option<f64>,
         decay_ratio: f64,
         total_steps: u64,
     ) -> Self {
         let share = |ratio: f64| (ratio * total_steps as f64).ceil() as u64;
-        let warmup_steps = share(warmup_ratio);
+        let warmup_steps = match warmup_ratio {
+            Some(ratio) => share(ratio),
+            None if total_steps < LEAST_WARMED_UP => 0,
+            None => share(WARMUP_RATIO),
+        };
         let decay_steps = share(decay_ratio).min(total_steps.saturating_sub(warmup_steps));
         Schedule { kind, peak, warmup_steps, decay_steps, total_steps, earlier_steps: 0 }
+    }
+
+    /// Whether no step of it changes anything: all are at the beginning of the warm-up.
+    pub fn is_idle(&self) -> bool {
+        (1..=self.total_steps).all(|step| self.rate(self.earlier_steps + step) == 0.0)
     }
 
     /// The same course, begun after so many steps.
@@ -156,7 +171,7 @@ mod tests {
     #[test]
     fn warm_up_and_decay_share_the_steps() {
         let rates = |warmup, decay| -> Vec<f64> {
-            let schedule = Schedule::with_ratios(ScheduleKind::Wsd, 1.0, warmup, decay, 4);
+            let schedule = Schedule::with_ratios(ScheduleKind::Wsd, 1.0, Some(warmup), decay, 4);
             (1..=4).map(|step| (schedule.rate(step) * 1e6).round() / 1e6).collect()
         };
         assert_eq!(rates(0.0, 0.0), [1.0; 4]);
@@ -167,9 +182,27 @@ mod tests {
 
     #[test]
     fn a_round_has_the_course_of_a_run() {
-        let run = Schedule::with_ratios(ScheduleKind::Cosine, 1.0, 0.25, 0.0, 8);
+        let run = Schedule::with_ratios(ScheduleKind::Cosine, 1.0, Some(0.25), 0.0, 8);
         let round = run.after(100);
         (1..=8).for_each(|step| assert_eq!(run.rate(step), round.rate(100 + step)));
+    }
+
+    /// `TrainingArguments(warmup_ratio=0.03)` of transformers gives a run of one step one step to warm up, at rate zero.
+    #[test]
+    fn every_step_of_a_short_run_trains_unless_a_warm_up_is_given() {
+        let of = |kind, warmup, steps| Schedule::with_ratios(kind, 1.0, warmup, 0.2, steps);
+        for (_, kind) in ScheduleKind::ALL {
+            for steps in 1..LEAST_WARMED_UP {
+                let schedule = of(kind, None, steps);
+                assert!((1..=steps).all(|step| schedule.rate(step) > 0.0), "{kind}, {steps} steps");
+                assert!(!schedule.is_idle());
+            }
+            assert!(of(kind, Some(0.03), 1).is_idle() && !of(kind, Some(0.03), 2).is_idle(), "{kind}");
+            for steps in [LEAST_WARMED_UP, 33, 34, 1000] {
+                assert_eq!(of(kind, None, steps), of(kind, Some(WARMUP_RATIO), steps));
+                assert_eq!(of(kind, None, steps).rate(1), 0.0);
+            }
+        }
     }
 
     #[test]

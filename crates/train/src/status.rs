@@ -6,13 +6,12 @@ use std::time::SystemTime;
 use serde::Serialize;
 
 use crate::checkpoint::last_saved;
-use crate::history::{read_evaluations, read_verdict};
-use crate::json_lines::read_last;
+use crate::history::{Damage, RunHistory};
 use crate::lock::RunLock;
-use crate::metrics::{EvaluationRecord, METRICS, MetricsLine, StepRecord};
-use crate::run::RunRecord;
+use crate::metrics::EvaluationRecord;
+use crate::middle::{SMOOTHED_STEPS, mean};
 use crate::run_error::RunError;
-use crate::verdict::{SMOOTHED_STEPS, Verdict};
+use crate::verdict::Verdict;
 
 /// Where a run is.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,10 +28,12 @@ pub struct RunStatus {
     pub loss: Option<f64>,
     /// Mean loss of the last steps, up to [`SMOOTHED_STEPS`].
     pub smoothed_loss: Option<f64>,
-    /// Rate over the last steps.
+    /// Rate over all steps.
     pub tokens_per_s: Option<f64>,
-    /// Time to the end at that rate.
+    /// Time to the end, at the rate of the last steps.
     pub seconds_left: Option<f64>,
+    /// Loss of the held-out rows before the first step.
+    pub base_loss: Option<f64>,
     /// The last evaluation.
     pub evaluation: Option<EvaluationRecord>,
     /// The evaluation with the lowest loss after a step.
@@ -41,6 +42,8 @@ pub struct RunStatus {
     pub verdict: Option<Verdict>,
     /// The newest checkpoint.
     pub checkpoint: Option<CheckpointStatus>,
+    /// What of the folder is missing or cannot be read.
+    pub warnings: Vec<String>,
 }
 
 /// What a run does, in the one word that every list, page and message has for it.
@@ -83,47 +86,39 @@ impl RunStatus {
     /// # Errors
     /// A folder without a run.
     pub fn read(dir: &Path) -> Result<Self, RunError> {
-        let metrics = dir.join(METRICS);
-        let lines: Vec<MetricsLine> = read_last(&metrics, SMOOTHED_STEPS)
-            .map_err(|source| RunError::NoRun { dir: dir.to_owned(), source })?;
-        let step = match lines.last() {
-            Some(MetricsLine::Taken(record)) => record.step,
-            Some(MetricsLine::Skipped(record)) => record.step,
-            None => 0,
-        };
-        let taken: Vec<&StepRecord> = lines
-            .iter()
-            .filter_map(|line| match line {
-                MetricsLine::Taken(record) => Some(&**record),
-                MetricsLine::Skipped(_) => None,
-            })
-            .collect();
-        let mean = |value: fn(&StepRecord) -> f64| {
-            let sum: f64 = taken.iter().map(|record| value(record)).sum();
-            (!taken.is_empty()).then(|| sum / taken.len() as f64)
-        };
-        let seconds = mean(|record| record.seconds);
-        let total_steps = RunRecord::read(dir).ok().map(|record| record.total_steps);
-        let holder = RunLock::holder(dir);
-        let (mut evaluations, _) = read_evaluations(dir);
-        Ok(RunStatus {
+        Ok(RunStatus::of(&RunHistory::read(dir)?))
+    }
+
+    /// The status of a run whose records were read.
+    pub fn of(history: &RunHistory) -> Self {
+        let RunHistory { dir, steps, evaluations, total_steps, .. } = history;
+        let (totals, holder) = (history.totals(), RunLock::holder(dir));
+        let ending = &steps[steps.len().saturating_sub(SMOOTHED_STEPS)..];
+        // What is left takes as long as the last steps did: others are slower while they begin.
+        let seconds = (!ending.is_empty())
+            .then(|| mean(&ending.iter().map(|record| record.seconds).collect::<Vec<_>>()));
+        RunStatus {
             running: holder.is_some(),
             process: holder.flatten(),
-            step,
-            total_steps,
-            loss: taken.last().map(|record| record.loss),
-            smoothed_loss: mean(|record| record.loss),
-            tokens_per_s: mean(|record| record.tokens as f64).zip(seconds).map(|(tokens, s)| tokens / s),
-            seconds_left: total_steps.zip(seconds).map(|(total, s)| total.saturating_sub(step) as f64 * s),
+            step: totals.step,
+            total_steps: *total_steps,
+            loss: steps.last().map(|record| record.loss),
+            smoothed_loss: history.smoothed_loss(),
+            tokens_per_s: (!steps.is_empty()).then(|| totals.tokens_per_s()),
+            seconds_left: total_steps
+                .zip(seconds)
+                .map(|(total, s)| total.saturating_sub(totals.step) as f64 * s),
+            base_loss: history.base_loss(),
             best: evaluations.iter().rev().find(|evaluation| evaluation.best).cloned(),
-            evaluation: evaluations.pop(),
-            verdict: read_verdict(dir),
+            evaluation: evaluations.last().cloned(),
+            verdict: history.verdict.clone(),
             checkpoint: last_saved(dir).map(|(step, path)| CheckpointStatus {
                 step,
                 seconds_ago: age(&path),
                 path,
             }),
-        })
+            warnings: history.damage.iter().map(Damage::to_string).collect(),
+        }
     }
 
     /// What the run does.

@@ -29,9 +29,9 @@ use crate::reference_cache::ReferenceCache;
 use crate::restart::{RestartReason, steps_before, steps_through};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
-use crate::schedule::ScheduleKind;
+use crate::schedule::{Schedule, ScheduleKind};
 use crate::stream::{Cut, MicroBatchSize};
-use crate::verdict::{Curve, StoppedEarly, Verdict, verdict};
+use crate::verdict::{Choice, Curve, StoppedEarly, Verdict, verdict};
 
 mod error;
 #[cfg(test)]
@@ -111,8 +111,8 @@ pub struct TrainOptions {
     pub learning_rate: f64,
     /// Its course.
     pub schedule: ScheduleKind,
-    /// Share of the steps that warm up.
-    pub warmup_ratio: f64,
+    /// Share of the steps that warm up; `None` for the usual one ([`Schedule::with_ratios`]).
+    pub warmup_ratio: Option<f64>,
     /// Share of the steps in which [`ScheduleKind::Wsd`] falls.
     pub decay_ratio: f64,
     /// Learning rate of the `B` of an adapter over that of its `A` (LoRA+).
@@ -166,7 +166,7 @@ impl TrainOptions {
             optimizer: OptimizerKind::AdamW,
             learning_rate,
             schedule: ScheduleKind::Constant,
-            warmup_ratio: 0.0,
+            warmup_ratio: Some(0.0),
             decay_ratio: 0.0,
             b_rate_ratio: 1.0,
             weight_decay: 0.0,
@@ -204,6 +204,12 @@ impl TrainOptions {
     /// The same after so many restarts.
     pub fn total_steps_after(&self, rows: usize, restarts: u64) -> u64 {
         steps_through(self.total_steps(rows), restarts)
+    }
+
+    /// The course of the learning rate over so many steps.
+    pub fn schedule_over(&self, steps: u64) -> Schedule {
+        let TrainOptions { schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *self;
+        Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, steps)
     }
 
     /// How samples are cut into micro-batches of a model.
@@ -676,8 +682,15 @@ impl<'a, 'p> Training<'a, 'p> {
             return Ok(None);
         }
         let rows = self.data.evaluation.map_or(0, |data| self.options.groups(&data.samples).len());
+        let config = self.parameters.model().config();
+        // Judged replies are compared, not chosen; and the head of a reward gives one number.
+        let choice = match (self.options.preference, config.labels) {
+            (Some(_), _) => None,
+            (None, Some(labels)) => Some(Choice::Labels(labels)),
+            (None, None) => Some(Choice::Tokens(config.vocab_size)),
+        };
         let curve = RunHistory::read(self.run.dir())?.curve(rows);
-        Ok(verdict(&Curve { diverged, stopped_early: self.stopped_early(), ..curve }))
+        Ok(verdict(&Curve { diverged, choice, stopped_early: self.stopped_early(), ..curve }))
     }
 
     /// Saves the average, if there is one, and evaluates it.

@@ -6,13 +6,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::best_by::BestBy;
+use crate::middle::{SMOOTHED_STEPS, mean};
 use crate::number::number_or_null;
 
 #[cfg(test)]
 mod tests;
 
-/// Steps that a smoothed training loss is the mean of, on the bar, in `status`, in the report and here.
-pub const SMOOTHED_STEPS: usize = 20;
 /// A held-out loss that fell by less than this share of the base's has not fallen.
 const LEAST_GAIN: f64 = 0.01;
 /// A held-out loss that rose by more than this share above its lowest is over-fitted.
@@ -27,6 +26,10 @@ const STILL_FALLING: f64 = 0.1;
 const STILL_SHRINKING: f64 = 0.25;
 /// A change of training losses counts if it is so many times their noise.
 const SURE: f64 = 3.0;
+/// A loss on tokens above this share of that of a blind guess is no better than one: the perplexity is about that of all tokens.
+const GUESS_OF_TOKENS: f64 = 0.9;
+/// The same of labels, of which there are few.
+const GUESS_OF_LABELS: f64 = 0.98;
 /// Fewer steps than these say nothing.
 const LEAST_STEPS: usize = 4;
 /// Fewer held-out rows than these say little.
@@ -45,6 +48,8 @@ pub struct Curve {
     pub skipped: u64,
     /// Held-out rows.
     pub held_out_rows: usize,
+    /// What the model chooses among, where the loss is that of a choice.
+    pub choice: Option<Choice>,
     /// Whether the run ended because losses and gradients were no numbers any more.
     pub diverged: bool,
     /// Why the run ended before its last step, if it did.
@@ -65,6 +70,38 @@ pub struct StoppedEarly {
     /// Which of them.
     #[serde(default)]
     pub by: BestBy,
+}
+
+/// What a model chooses among.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// The tokens of a vocabulary.
+    Tokens(usize),
+    /// Labels of texts.
+    Labels(usize),
+}
+
+impl Choice {
+    /// How many there are.
+    fn among(self) -> usize {
+        match self {
+            Choice::Tokens(all) | Choice::Labels(all) => all,
+        }
+    }
+
+    /// Whether a loss is about that of a guess, all being as likely: `ln(n)`.
+    fn is_guess(self, loss: f64) -> bool {
+        let share = match self {
+            Choice::Tokens(_) => GUESS_OF_TOKENS,
+            Choice::Labels(_) => GUESS_OF_LABELS,
+        };
+        self.among() > 1 && loss >= share * blind_loss(self.among() as u64)
+    }
+}
+
+/// The loss of a blind guess among so many, all being as likely.
+pub fn blind_loss(among: u64) -> f64 {
+    (among as f64).ln()
 }
 
 /// What a curve says.
@@ -94,13 +131,6 @@ pub struct Verdict {
     pub stopped_early: Option<StoppedEarly>,
 }
 
-impl Verdict {
-    /// Whether the loss was falling at the end, and had fallen by little.
-    pub fn has_only_begun(&self) -> bool {
-        self.outcome == Outcome::StillFalling && self.from - self.to < STILL_SHRINKING * self.from
-    }
-}
-
 /// The rows that a verdict judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -115,10 +145,17 @@ pub enum Rows {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome")]
 pub enum Outcome {
-    /// The loss fell and then hardly moved.
+    /// The loss fell and then hardly moved, as far as evaluations say.
     Learnt,
-    /// The loss fell, and was falling when the run ended.
+    /// The loss fell, and was falling when the run ended: three points or more say so, of held-out rows or of steps.
     StillFalling,
+    /// The loss fell by little, in a run that was short or in which it was falling to the end.
+    Begun,
+    /// The loss is no better than that of a blind guess: the model predicts nothing.
+    Guessing {
+        /// Among so many tokens, or labels.
+        among: u64,
+    },
     /// The loss on held-out rows was lowest after this step and rose from then on; 0 if it never fell while the loss of the
     /// training rows did.
     OverFitted {
@@ -140,47 +177,51 @@ pub enum Outcome {
 
 /// The verdict on a curve; `None` where nothing was trained.
 pub fn verdict(curve: &Curve) -> Option<Verdict> {
-    let few_rows = curve.held_out_rows < FEW_ROWS;
     let Curve { skipped, stopped_early, .. } = *curve;
-    if curve.diverged {
-        // The loss before training, if it is known, and none at the end.
-        let (from, of) = match (curve.held_out.first(), ends(&curve.training)) {
-            (Some((0, base)), _) => (*base, Rows::HeldOut),
-            (_, Some((first, _))) => (first, Rows::Training),
-            (_, None) => (f64::NAN, Rows::Training),
-        };
-        return Some(Verdict {
-            outcome: Outcome::Diverged,
-            from,
-            to: f64::NAN,
-            of,
-            chosen_preferred: None,
-            few_rows: false,
-            skipped,
-            stopped_early,
-        });
+    let few_rows = curve.held_out_rows < FEW_ROWS;
+    let of_training = |outcome, (from, to)| Verdict {
+        outcome,
+        from,
+        to,
+        of: Rows::Training,
+        chosen_preferred: None,
+        few_rows: false,
+        skipped,
+        stopped_early,
+    };
+    let (base, later) = match &curve.held_out[..] {
+        [(0, base), later @ ..] => (Some(*base), later),
+        all => (None, all),
+    };
+    if curve.diverged && later.iter().all(|(_, loss)| loss.is_finite()) {
+        // It was at a step that there was no number: no evaluation has seen it.
+        let from = ends(&curve.training).map_or(f64::NAN, |(first, _)| first);
+        return Some(of_training(Outcome::Diverged, (from, f64::NAN)));
     }
-    if let [(0, base), later @ ..] = &curve.held_out[..]
-        && !later.is_empty()
-    {
-        let (outcome, of) = (of_held_out(*base, later, &curve.training), Rows::HeldOut);
-        let (step, to) = lowest(later).unwrap_or((0, f64::NAN));
-        let chosen_preferred = curve.accuracies.iter().find(|(of, _)| *of == step).map(|(_, share)| *share);
-        return Some(Verdict {
-            outcome,
-            from: *base,
-            to,
-            of,
-            chosen_preferred,
-            few_rows,
-            skipped,
-            stopped_early,
-        });
+    let Some(base) = base.filter(|_| !later.is_empty()) else {
+        let (first, last) = ends(&curve.training)?;
+        let outcome = unless_guessed(outcome_of_training(&curve.training, first, last), curve.choice, last);
+        return Some(of_training(outcome, (first, last)));
+    };
+    let best = lowest(later).filter(|_| !curve.diverged);
+    let (step, to) = best.unwrap_or((0, f64::NAN));
+    let outcome = match curve.diverged {
+        true => Outcome::Diverged,
+        false => unless_guessed(of_held_out(base, later, &curve.training), curve.choice, to),
+    };
+    let chosen_preferred = curve.accuracies.iter().find(|(of, _)| *of == step).map(|(_, share)| *share);
+    let of = Rows::HeldOut;
+    Some(Verdict { outcome, from: base, to, of, chosen_preferred, few_rows, skipped, stopped_early })
+}
+
+/// An outcome that says that something was learnt; or, of a loss that fell no lower than that of a blind guess, that the model
+/// guesses.
+fn unless_guessed(outcome: Outcome, choice: Option<Choice>, loss: f64) -> Outcome {
+    match (outcome, choice) {
+        (Outcome::Diverged | Outcome::DidNotLearn | Outcome::TooShort, _) | (_, None) => outcome,
+        (_, Some(choice)) if choice.is_guess(loss) => Outcome::Guessing { among: choice.among() as u64 },
+        (_, Some(_)) => outcome,
     }
-    let (first, last) = ends(&curve.training)?;
-    let outcome = of_training(&curve.training, first, last);
-    let (from, to, of) = (first, last, Rows::Training);
-    Some(Verdict { outcome, from, to, of, chosen_preferred: None, few_rows: false, skipped, stopped_early })
 }
 
 /// The point with the lowest loss, the first of equals.
@@ -213,21 +254,27 @@ fn of_held_out(base: f64, later: &[(u64, f64)], training: &[f64]) -> Outcome {
             false => Outcome::OverFitted { since },
         };
     }
-    // What the last third of the evaluations brought. Where there are too few of them, training losses tell, of which a short
-    // run has so few that the rows of a step decide: it has learnt all that it can only if it learnt much.
+    // What the last third of the evaluations brought. Of a single one nothing is said: the steps tell.
     let falls = match later.len() {
-        0..3 if training.len() < SMOOTHED_STEPS && gained < STILL_SHRINKING * base => true,
-        0..3 => falls_at_its_end(training),
+        1 => falls_at_its_end(training),
         n => {
             let before = lowest(&later[..n - n.div_ceil(3)]).map_or(base, |(_, loss)| loss);
             let fall = before - best.1;
             fall > STILL_FALLING * gained || fall > STILL_SHRINKING * before
         }
     };
-    if falls { Outcome::StillFalling } else { Outcome::Learnt }
+    let gained_little = gained < STILL_SHRINKING * base;
+    // A short run has so few steps that the rows of each decide: it has learnt all that it can only if it learnt much.
+    let is_short = later.len() < 3 && training.len() < SMOOTHED_STEPS;
+    match (falls, gained_little) {
+        (true, true) => Outcome::Begun,
+        (true, false) => Outcome::StillFalling,
+        (false, true) if is_short => Outcome::Begun,
+        (false, _) => Outcome::Learnt,
+    }
 }
 
-fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
+fn outcome_of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
     if losses.len() < LEAST_STEPS {
         return Outcome::TooShort;
     }
@@ -237,8 +284,9 @@ fn of_training(losses: &[f64], first: f64, last: f64) -> Outcome {
         // The rows of a step differ, and so do their losses.
         false if losses.len() < SMOOTHED_STEPS => Outcome::TooShort,
         false => Outcome::DidNotLearn,
-        true if falls_at_its_end(losses) => Outcome::StillFalling,
-        true => Outcome::Learnt,
+        true if !falls_at_its_end(losses) => Outcome::Learnt,
+        true if first - last < STILL_SHRINKING * first => Outcome::Begun,
+        true => Outcome::StillFalling,
     }
 }
 
@@ -308,9 +356,4 @@ fn falls_at_its_end(losses: &[f64]) -> bool {
     let noise = (end.iter().enumerate().map(residual).sum::<f64>() / (n - 2.0) / spread).sqrt();
     let gain = -slope * losses.len() as f64 / 2.0;
     slope < -ONE_SIDED * noise && gain > STILL_FALLING * whole
-}
-
-/// The mean of some numbers.
-pub fn mean(values: &[f64]) -> f64 {
-    values.iter().sum::<f64>() / values.len() as f64
 }

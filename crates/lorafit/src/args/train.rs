@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{ArgAction, Args};
 use lorafit_data::{HeldOut, Purpose};
 use lorafit_model::WeightModules;
-use lorafit_train::{Averaging, Checkpoint, runs_near};
+use lorafit_train::{Averaging, Checkpoint, WARMUP_RATIO, runs_near};
 use serde::{Deserialize, Serialize};
 
 use crate::args::base::{ComputeArgs, QuantArgs, TemplateArgs, check_base_name};
@@ -274,10 +274,10 @@ pub struct TrainArgs {
     #[arg(long, value_enum, default_value_t = Scheduler::Cosine, help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub scheduler: Scheduler,
-    /// Share of the steps that warm up: the learning rate rises from 0; 0 to 0.1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.03, help_heading = "Optimisation")]
+    /// Share of the steps that warm up: the learning rate rises from 0; 0 to 0.1 [default: 0.03; in runs of fewer than 10 steps 0]
+    #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
-    pub warmup_ratio: f64,
+    pub warmup_ratio: Option<f64>,
     /// Share of the steps in which --scheduler wsd lets the learning rate fall; 0.1 to 0.2 [default: 0.2]
     #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
@@ -710,7 +710,7 @@ impl TrainArgs {
             return Err(CliError::usage(text).hint("leave one of them out"));
         }
         positive("lr", self.rate().unwrap_or(1.0))?;
-        share("warmup-ratio", self.warmup_ratio)?;
+        share("warmup-ratio", self.warmup_ratio.unwrap_or(WARMUP_RATIO))?;
         self.check_decay()?;
         positive("lora-plus-ratio", self.lora_plus_ratio.unwrap_or(1.0))?;
         not_negative("weight-decay", self.weight_decay)?;
@@ -881,7 +881,7 @@ impl TrainArgs {
             );
             return Err(CliError::usage(text).hint("give --scheduler wsd, or leave --decay-ratio out"));
         }
-        let holds = (0.0..=1.0 - self.warmup_ratio).contains(&decay);
+        let holds = (0.0..=1.0 - self.warmup_ratio.unwrap_or(WARMUP_RATIO)).contains(&decay);
         require(holds, "decay-ratio", decay, "must be 0 or more, and with --warmup-ratio no more than 1")
     }
 

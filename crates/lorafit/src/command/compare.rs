@@ -49,7 +49,8 @@ docs/metrics.md says what each metric does.";
 #[derive(Args, Clone, Debug)]
 #[command(after_long_help = format!("{EXAMPLES}\n\n{}", data_help()))]
 pub struct CompareArgs {
-    /// Run folders of train, of adapters and of full fine-tuning
+    /// Run folders of train, of adapters and of full fine-tuning: the best that each kept, else what it ended with; RUN/best or
+    /// a folder of RUN/checkpoints is taken as it is
     #[arg(long, value_name = "RUN", num_args = 1.., required = true, help_heading = "Input and output")]
     pub runs: Vec<PathBuf>,
     /// The base model of the runs, in place of the one that each run names
@@ -80,13 +81,24 @@ impl Subject {
     /// Reads the records of the run in `dir`, whose base is `model` if that is given.
     fn open(dir: &Path, model: Option<&String>) -> anyhow::Result<Self> {
         let summary = RunSummary::read(dir)?;
-        let mut args: TrainArgs = config_file::read(&dir.join("config.toml"))?;
+        let mut args: TrainArgs = config_file::read(&summary.dir.join("config.toml"))?;
         args.model = model.cloned().or(args.model);
         Ok(Subject { dir: dir.to_owned(), args, summary })
     }
 
     fn name(&self) -> String {
         self.dir.display().to_string()
+    }
+
+    /// Which of its results is compared, where it left several, and what of its folder is damaged.
+    fn notes(&self) -> Vec<String> {
+        let name = self.name();
+        let best = self.summary.best_step.map(|step| {
+            let what = if matches!(self.summary.result, RunResult::Adapter(_)) { "adapter" } else { "model" };
+            format!("{name}: the {what} of its best step, {step}: {}", self.summary.result.dir().display())
+        });
+        let damage = self.summary.damage.iter().map(|damage| format!("warning: {name}: {damage}"));
+        best.into_iter().chain(damage).collect()
     }
 
     /// What tells bases apart; among it whether its weights began at random.
@@ -145,6 +157,9 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
         return Err(CliError::usage(text).hint("lorafit eval judges it").into());
     }
     args.check_outputs(&subjects)?;
+    if !args.common.quiet {
+        subjects.iter().flat_map(Subject::notes).for_each(|line| output::note(&line));
+    }
     use_threads(&args.common)?;
     let judging = Judging { args: &args.evaluation, metrics: &metrics, quiet: args.common.quiet };
     let comparison = Comparison { judging, common: &args.common };
@@ -350,9 +365,10 @@ impl Comparison<'_> {
             Some(RunResult::Model(_)) => "full",
         };
         // Trials share a process, and the peak is that of all.
-        let is_alone = subject.is_some_and(|subject| !is_trial(&subject.dir));
+        let is_alone = subject.is_some_and(|subject| !is_trial(&subject.summary.dir));
         let row = Compared {
             name,
+            path: run.map(|run| run.result.dir().to_owned()),
             method,
             loss: found.evaluation.loss,
             perplexity: found.evaluation.perplexity,
@@ -383,6 +399,7 @@ mod tests {
     fn rows_stand_in_columns_and_a_base_has_no_records() {
         let base = Compared {
             name: "m.gguf".into(),
+            path: None,
             method: "base",
             loss: 2.5,
             perplexity: 12.1825,

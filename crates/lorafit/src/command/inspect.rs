@@ -8,6 +8,7 @@ use clap::Args;
 use lorafit_model::adapter::AdapterFile;
 use lorafit_model::weights::ModelFiles;
 use lorafit_remedy::amounts::{counted, grouped, percent};
+use lorafit_train::median;
 use serde_json::json;
 
 use crate::args::common::Common;
@@ -15,7 +16,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::pages::figure;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::adapter_numbers::{
-    self, LayerNumbers, OverlapNumbers, check_overlap, median, modules_of, verdict,
+    self, LayerNumbers, OverlapNumbers, check_overlap, modules_of, verdict,
 };
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};

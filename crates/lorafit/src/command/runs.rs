@@ -11,7 +11,7 @@ use crate::session::verdict::in_short;
 use crate::sweep::below::{self, below};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
-use crate::terminal::table::aligned;
+use crate::terminal::table::{aligned, fitting};
 
 /// The flags of `runs`.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +22,7 @@ Examples:
   lorafit runs experiments --json        for scripts: one JSON object a line
 
 The newest run comes first. Loss is that of held-out rows, from before training to the best, where rows were held out; else
-that of the last training step. Of preference pairs stands the share whose chosen reply is preferred at the best, too. A sweep is one line; give its folder `trials` for its runs.")]
+the training loss of the last step. A narrow terminal shows fewer columns. Of preference pairs stands the share whose chosen reply is preferred at the best, too. A sweep is one line; give its folder `trials` for its runs.")]
 pub struct RunsArgs {
     /// The folder with runs in it, or in folders below it
     #[arg(default_value = "runs", value_name = "DIR")]
@@ -36,16 +36,21 @@ pub struct RunsArgs {
 enum Found {
     Run(Box<Run>),
     Sweep(PathBuf),
+    /// A run whose records cannot be read, and why.
+    Damaged(PathBuf, String),
 }
 
 struct Run {
     dir: PathBuf,
     status: RunStatus,
-    /// Loss of the held-out rows before training.
-    base: Option<f64>,
     /// Time that the steps took.
     seconds: f64,
 }
+
+/// The columns of the table.
+const COLUMNS: [&str; 7] = ["run", "state", "verdict", "step", "loss", "best at", "time"];
+/// The places of those that go first where the terminal is narrow.
+const FIRST_TO_GO: [usize; 5] = [5, 6, 3, 1, 2];
 
 /// Prints the runs of a folder.
 pub fn run(args: RunsArgs) -> anyhow::Result<()> {
@@ -55,30 +60,50 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
             .hint("give the folder that holds your runs: lorafit runs DIR")
             .into());
     }
-    let found: Vec<Found> = below(&args.dir).into_iter().filter_map(read).collect();
+    let found: Vec<Found> = below(&args.dir).into_iter().map(read).collect();
+    for (dir, warning) in found.iter().flat_map(Found::warnings) {
+        tell!("warning: {dir}: {warning}");
+    }
     if args.json {
         return Ok(found.iter().try_for_each(|found| output::line(to_json(found).to_string()))?);
     }
     if found.is_empty() {
         return Ok(output::line(format!("no runs in {shown}"))?);
     }
-    let head = ["run", "state", "verdict", "step", "loss", "best at", "time"].map(str::to_owned).to_vec();
+    let head = COLUMNS.map(str::to_owned).to_vec();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(found.iter().map(cells)).collect();
-    Ok(output::line(aligned(&lines))?)
+    Ok(output::line(match output::width() {
+        Some(width) => aligned(&fitting(&lines, &FIRST_TO_GO, width)),
+        // A file or a program has room for all.
+        None => aligned(&lines),
+    })?)
 }
 
-/// Reads the status of a run; `None` if its files cannot be read.
-fn read(found: below::Found) -> Option<Found> {
+impl Found {
+    /// What is wrong with its folder, which is named.
+    fn warnings(&self) -> Vec<(String, &str)> {
+        match self {
+            Found::Sweep(_) => Vec::new(),
+            Found::Damaged(dir, why) => vec![(dir.display().to_string(), why)],
+            Found::Run(run) => {
+                run.status.warnings.iter().map(|why| (run.dir.display().to_string(), why.as_str())).collect()
+            }
+        }
+    }
+}
+
+fn read(found: below::Found) -> Found {
     let dir = found.dir;
     if found.is_sweep {
-        return Some(Found::Sweep(dir));
+        return Found::Sweep(dir);
     }
-    let status = RunStatus::read(&dir).ok()?;
-    let history = RunHistory::read(&dir).ok();
-    let base = history.as_ref().and_then(|history| history.evaluations.first());
-    let base = base.filter(|evaluation| evaluation.step == 0).map(|evaluation| evaluation.loss);
-    let seconds = history.map_or(0.0, |history| history.totals().seconds);
-    Some(Found::Run(Box::new(Run { dir, status, base, seconds })))
+    match RunHistory::read(&dir) {
+        Ok(history) => {
+            let (status, seconds) = (RunStatus::of(&history), history.totals().seconds);
+            Found::Run(Box::new(Run { dir, status, seconds }))
+        }
+        Err(error) => Found::Damaged(dir, error.to_string()),
+    }
 }
 
 fn cells(found: &Found) -> Vec<String> {
@@ -87,6 +112,7 @@ fn cells(found: &Found) -> Vec<String> {
         Found::Sweep(dir) => {
             return vec![dir.display().to_string(), "sweep".to_owned()];
         }
+        Found::Damaged(dir, _) => return vec![dir.display().to_string(), "damaged".to_owned()],
     };
     let status = &run.status;
     let total = status.total_steps.map(|total| format!("/{total}")).unwrap_or_default();
@@ -95,7 +121,7 @@ fn cells(found: &Found) -> Vec<String> {
     let preferred = preferred.map(|share| format!(", {} preferred", percent(share, 0)));
     let accuracy = best.and_then(|best| best.classes);
     let accuracy = accuracy.map(|metrics| format!(", accuracy {}", percent(metrics.accuracy, 0)));
-    let loss = match (run.base, best.map(|best| best.loss), status.loss) {
+    let loss = match (status.base_loss, best.map(|best| best.loss), status.loss) {
         (Some(base), Some(best), _) => format!("{base:.4} -> {best:.4}"),
         (Some(base), None, _) => format!("{base:.4} ->"),
         (None, Some(best), _) => format!("{best:.4}"),
@@ -119,10 +145,13 @@ fn to_json(found: &Found) -> Value {
             "run": run.dir,
             "kind": "run",
             "state": run.status.state(),
-            "base_loss": run.base,
+            "base_loss": run.status.base_loss,
             "seconds": run.seconds,
             "status": run.status,
         }),
         Found::Sweep(dir) => json!({ "run": dir, "kind": "sweep" }),
+        Found::Damaged(dir, why) => {
+            json!({ "run": dir, "kind": "run", "state": "damaged", "warnings": [why] })
+        }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lorafit_remedy::amounts::duration;
+use lorafit_remedy::printable;
 use lorafit_train::{RunFolder, RunState, RunStatus};
 
 use crate::args::train::TrainArgs;
@@ -40,7 +41,7 @@ pub fn run(args: StatusArgs) -> anyhow::Result<()> {
     if args.json {
         return Ok(output::line(serde_json::to_string(&status)?)?);
     }
-    Ok(output::line(in_words(&status, &args.run))?)
+    Ok(output::line(printable::text(&in_words(&status, &args.run)))?)
 }
 
 fn in_words(status: &RunStatus, run: &Path) -> String {
@@ -68,8 +69,8 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
     if let Some(best) = &status.best {
         let dir = RunFolder::best_dir(run);
         let by = TrainArgs::of_run(run).and_then(|args| args.best_by);
-        let (loss, step) = (best.loss, best.step);
-        lines.push(format!("{} {loss:.4} after step {step}: {}", best_in_words(by), dir.display()));
+        let best = best_in_words(by, status.base_loss, (best.step, best.loss), "");
+        lines.push(format!("{best}: {}", dir.display()));
     }
     lines.push(match &status.checkpoint {
         Some(checkpoint) => {
@@ -80,5 +81,6 @@ fn in_words(status: &RunStatus, run: &Path) -> String {
         None => "no checkpoint was saved".to_owned(),
     });
     lines.extend(status.verdict.as_ref().map(outcome));
+    lines.extend(status.warnings.iter().map(|warning| format!("warning: {warning}")));
     lines.join("\n")
 }

@@ -24,6 +24,7 @@ use crate::sweep::settings::Ranking;
 use crate::terminal::error::{CliError, Stopped};
 use crate::terminal::interrupt;
 use crate::terminal::output;
+use crate::terminal::shell::shell_word;
 use crate::terminal::table::aligned;
 
 const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit train` that all trials share, and what is searched:
@@ -163,7 +164,11 @@ impl Part {
             .map(|&n| trial_args(&spec, dir, n, &record.options[n]))
             .collect::<Result<_, _>>()?;
         if trials.is_empty() {
-            let text = format!("part {} of {} trials is empty", args.shard, record.options.len());
+            let text = format!(
+                "part {} of {} is empty",
+                args.shard,
+                counted(record.options.len(), "trial", "trials")
+            );
             return Err(CliError::usage(text).hint("use fewer parts than trials").into());
         }
         Ok(Part { spec, record, numbers, trials })
@@ -251,7 +256,7 @@ impl Part {
         output::line(aligned(&lines))?;
         if !record.rungs.is_empty() {
             let rungs: Vec<String> = record.rungs.iter().map(u64::to_string).collect();
-            output::line(format!("compared after {} steps; few go on to the end", rungs.join(", ")))?;
+            output::line(format!("compared after step {}; few go on to the end", rungs.join(", ")))?;
         }
         output::line(memory_in_words(plan))?;
         let answers = if inputs.metrics.list.is_empty() { "" } else { ", without the answers" };
@@ -302,7 +307,10 @@ fn rungs_of(settings: &Settings, steps: &[u64]) -> Result<Vec<u64>, CliError> {
     }
     let rungs = rungs(least, settings.reduction_factor, most);
     match rungs.is_empty() {
-        true => Err(CliError::usage(format!("`min-steps` {least} is not below the {most} steps of a run"))),
+        true => Err(CliError::usage(format!(
+            "`min-steps` {least} is not below the {} of a run",
+            counted(most as usize, "step", "steps")
+        ))),
         false => Ok(rungs),
     }
 }
@@ -351,11 +359,15 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
     write_all_tables(dir, &all, ranking.as_ref())?;
     let best = winner(&all, ranking.as_ref(), record);
     let config = dir.join("winner.toml");
-    let command =
-        best.as_ref().map(|_| format!("lorafit train --config {} --out runs/winner", config.display()));
+    // It is written when the sweep ends.
+    let named = best.as_ref().filter(|_| config.is_file());
+    let command = named.map(|_| {
+        let config = shell_word(&config.display().to_string());
+        format!("lorafit train --config {config} --out runs/winner")
+    });
     let rows = ranked(all, record.settings.direction);
     if args.json {
-        let best = best.map(|row| row.trial);
+        let (best, config) = (best.map(|row| row.trial), Some(config).filter(|config| config.is_file()));
         let mut result = json!({ "best": best, "command": command, "config": config, "trials": rows });
         if let Some(ranking) = &ranking {
             (result["settings"], result["verdict"]) = (ranking.to_json(), ranking.verdict().into());
@@ -369,13 +381,12 @@ fn tell(args: &SweepArgs, dir: &Path, record: &Record) -> anyhow::Result<()> {
         return Ok(command.map_or(Ok(()), |command| output::line(format!("train with it: {command}")))?);
     }
     output::line(board::table(&rows, metric, direction))?;
-    if let (Some(best), Some(command)) = (best, command) {
+    if let Some(best) = best {
         output::line(format!(
             "\nbest: trial {}, trained in {}",
             board::told(&best),
             dir.join(&best.run).display()
         ))?;
-        output::line(format!("train with it: {command}"))?;
     }
-    Ok(())
+    Ok(command.map_or(Ok(()), |command| output::line(format!("train with it: {command}")))?)
 }

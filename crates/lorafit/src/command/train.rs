@@ -8,7 +8,7 @@ use serde_json::json;
 use lorafit_remedy::amounts::{self, counted, duration, grouped};
 use lorafit_train::{
     Averaged, EvaluationRecord, Observer, Outcome, Reduction, RestartReason, RunError, RunFolder, RunHistory,
-    RunLock, RunState, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
+    RunLock, RunState, RunStatus, RunTotals, SkipRecord, StepRecord, Summary, TrainError, Verdict, rss_bytes,
 };
 
 use crate::args::config_file::Given;
@@ -88,17 +88,21 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
     let policy = format!("recompute {}", RecomputeChoice::Fixed(recompute));
     progress.note(&memory_table::of_run(&policy, &plan, progress.is_on_terminal()));
     progress.event("start", &json!({ "total_steps": ready.total_steps(), "out": out }));
+    let mut totals = RunTotals::default();
     if let Some(done) = resumed_after {
-        let steps = RunHistory::read(out)?.steps;
-        steps.iter().filter(|step| step.step <= done).for_each(|step| progress.remember(step.loss));
+        for step in RunHistory::read(out)?.steps.iter().filter(|step| step.step <= done) {
+            progress.remember(step.loss);
+            totals.add(step);
+        }
     }
-    let mut watcher = Watcher { progress, reductions: Reductions::default() };
+    let mut watcher = Watcher { progress, totals, reductions: Reductions::default() };
+    let rows = data.rows.report.rows;
     let result = ready.train(lock, recompute, &plan, &mut watcher);
     watcher.progress.finish();
     let (summary, _) = result.inspect_err(|error| {
         let found = error.downcast_ref::<TrainError>().and_then(TrainError::verdict);
         if let Some(found) = found {
-            show_verdict(&mut watcher.progress, &args, out, found);
+            show_verdict(&mut watcher.progress, Ended { args: &args, out, rows }, found);
         }
     })?;
     if !group.is_first() {
@@ -117,7 +121,7 @@ fn train(args: TrainArgs, given: &Given, processes: &Processes) -> anyhow::Resul
         let steps = RunHistory::read(out)?.steps;
         preference::of_steps(&steps).iter().for_each(|line| watcher.progress.note(line));
     }
-    tell_verdict(&mut watcher.progress, &args, out, &summary, is_chat);
+    tell_verdict(&mut watcher.progress, Ended { args: &args, out, rows }, &summary, is_chat);
     if summary.interrupted {
         // Scripts see by the code that it did not run to the end.
         return Err(Stopped.into());
@@ -171,6 +175,8 @@ fn settle(
 /// Shows the loop to the user and the user's signals to the loop.
 struct Watcher {
     progress: Progress,
+    /// What all steps took, those before a resumption too.
+    totals: RunTotals,
     reductions: Reductions,
 }
 
@@ -216,11 +222,12 @@ impl Reductions {
 impl Observer for Watcher {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
         self.reductions.add(record);
+        self.totals.add(record);
         if self.progress.event("step", record) {
             return;
         }
         let (step, total) = (record.step as usize, total_steps as usize);
-        self.progress.step(step, total, record.loss, record.tokens_per_s, rss_bytes());
+        self.progress.step(step, total, record.loss, self.totals.tokens_per_s(), rss_bytes());
     }
 
     fn on_evaluation(&mut self, record: &EvaluationRecord) {
@@ -342,6 +349,11 @@ fn tell_setup(progress: &mut Progress, ready: &Ready<'_>) {
         false => String::new(),
     };
     progress.note(&(counted(steps, "optimizer step", "optimizer steps") + &more));
+    if args.loop_options().schedule_over(steps as u64).is_idle() {
+        progress.note(
+            "no step changes anything: all of them warm up, and the learning rate begins at 0; --warmup-ratio 0 begins at its peak",
+        );
+    }
 }
 
 /// Which rows of `--data` are held out, where `--validation` decides that.
@@ -374,14 +386,9 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
         let dir = RunFolder::best_dir(run);
         let of_what = if args.preference.is_classifier() { "accuracy" } else { "chosen preferred in" };
         let accuracy = best.accuracy.map(|share| format!(", {of_what} {}", amounts::percent(share, 0)));
-        progress.note(&format!(
-            "{} {:.4}{} after step {}: {}",
-            best_in_words(args.best_by),
-            best.loss,
-            accuracy.unwrap_or_default(),
-            best.step,
-            dir.display()
-        ));
+        let base = RunStatus::read(run).ok().and_then(|status| status.base_loss);
+        let (found, beside) = ((best.step, best.loss), accuracy.unwrap_or_default());
+        progress.note(&format!("{}: {}", best_in_words(args.best_by, base, found, &beside), dir.display()));
     }
     if let Some(Averaged { steps, evaluation }) = &summary.average {
         let dir = RunFolder::average_dir(run);
@@ -400,23 +407,34 @@ fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Sum
     }
 }
 
+/// A run that is over: its flags, its folder, and how many rows it was trained on.
+#[derive(Clone, Copy)]
+struct Ended<'a> {
+    args: &'a TrainArgs,
+    out: &'a Path,
+    rows: usize,
+}
+
 /// Tells what the run came to, and what to run next.
-fn tell_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, summary: &Summary, is_chat: bool) {
+fn tell_verdict(progress: &mut Progress, ended: Ended<'_>, summary: &Summary, is_chat: bool) {
     let Some(found) = &summary.verdict else { return };
-    if show_verdict(progress, args, out, found) {
+    if show_verdict(progress, ended, found) {
         return;
     }
-    if found.to < found.from && !matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn) {
+    let Ended { args, out, .. } = ended;
+    let is_useless =
+        matches!(found.outcome, Outcome::Diverged | Outcome::DidNotLearn | Outcome::Guessing { .. });
+    if found.to < found.from && !is_useless {
         let has_better = summary.best.is_some_and(|best| best.step < summary.steps);
         progress.note(&format!("next: {}", next_command(args, out, has_better, is_chat)));
     }
 }
 
 /// Shows a verdict; true if it is an event of a JSON log, which has no more to say.
-fn show_verdict(progress: &mut Progress, args: &TrainArgs, out: &Path, found: &Verdict) -> bool {
+fn show_verdict(progress: &mut Progress, Ended { args, out, rows }: Ended<'_>, found: &Verdict) -> bool {
     if progress.event("verdict", found) {
         return true;
     }
-    in_words(found, args, out).iter().for_each(|line| progress.note(line));
+    in_words(found, args, out, Some(rows)).iter().for_each(|line| progress.note(line));
     false
 }

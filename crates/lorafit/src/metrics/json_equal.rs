@@ -1,9 +1,10 @@
 //! `json_equal`: 1 where answer and reply are the same JSON value. The order of an object's keys does not count, that of a list
-//! does; 1 and 1.0 are the same number. A reply that is not JSON cannot be judged.
+//! does; 1 and 1.0 are the same number. Numbers that an f64 cannot hold, such as 1e400, are equal where their text is. A reply that
+//! is not JSON cannot be judged.
 
 use serde_json::{Number, Value};
 
-use super::{Criteria, Direction, Metric, Of, Score};
+use super::{Criteria, Direction, Metric, Of, Score, json};
 
 /// See the module.
 pub const METRIC: Metric = Metric {
@@ -17,8 +18,8 @@ pub const METRIC: Metric = Metric {
 };
 
 fn score(_: &Criteria, expected: &str, answer: &str) -> Score {
-    let wanted: Value = serde_json::from_str(expected).map_err(|_| "the reply is not JSON")?;
-    Ok(f64::from(serde_json::from_str(answer).is_ok_and(|found: Value| is_equal(&wanted, &found))))
+    let wanted = json::parse(expected).ok_or("the reply is not JSON")?;
+    Ok(f64::from(json::parse(answer).is_some_and(|found| is_equal(&wanted, &found))))
 }
 
 fn is_equal(a: &Value, b: &Value) -> bool {
@@ -53,6 +54,8 @@ mod tests {
             (r#"{"a":1,"b":[2,3]}"#, "{ \"b\": [2, 3.0], \"a\": 1e0 }"),
             (r#""é""#, r#""\u00e9""#),
             ("9007199254740993", "9007199254740993"),
+            ("1e400", " 1e400\n"),
+            (r#"{"a":[-1e999,"1e400"]}"#, r#"{ "a": [-1e999, "1e400"] }"#),
         ] {
             assert_eq!(score(a, b), Ok(1.0), "{a} {b}");
         }
@@ -62,6 +65,10 @@ mod tests {
             ("1", "true"),
             ("1", "\"1\""),
             ("9007199254740993", "9007199254740992"),
+            ("1e400", "1e401"),
+            ("1e400", "-1e400"),
+            ("1e400", "\"1e400\""),
+            ("[1e400]", "[1e400"),
             ("{}", "no JSON"),
             ("null", ""),
         ] {

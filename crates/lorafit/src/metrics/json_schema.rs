@@ -30,8 +30,19 @@ impl Schema {
     /// What is not a schema, in words.
     pub fn new(location: &str, value: Value) -> Result<Self, String> {
         let (mut schemas, mut compiler) = (Schemas::new(), Compiler::new());
-        // With `:#` the causes are told, too.
-        let told = |error: boon::CompileError| format!("{error:#}");
+        let told = |error: boon::CompileError| match &error {
+            boon::CompileError::UnsupportedUrlScheme { url }
+            | boon::CompileError::LoadUrlError { url, .. }
+                if !url.starts_with("file:") =>
+            {
+                format!(
+                    "`$ref` {url}: nothing is fetched from the network; put what it refers to under `$defs` of the schema, and refer to \
+                     it by #/$defs/NAME"
+                )
+            }
+            // With `:#` the causes are told, too.
+            _ => format!("{error:#}"),
+        };
         compiler.add_resource(location, value).map_err(told)?;
         let index = compiler.compile(location, &mut schemas).map_err(told)?;
         Ok(Schema { schemas, index })
@@ -51,6 +62,19 @@ fn score(criteria: &Criteria, _: &str, answer: &str) -> Score {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_schema_elsewhere_is_not_fetched_and_what_to_do_is_said() {
+        for place in ["http://example.com/point.json", "https://example.com/a#/$defs/point"] {
+            let schema = serde_json::json!({ "items": { "$ref": place } });
+            let Err(error) = Schema::new("schema.json", schema) else { panic!("{place} is fetched") };
+            assert!(error.starts_with("`$ref` http") && error.contains("nothing is fetched"), "{error}");
+            assert!(error.contains("`$defs`"), "{error}");
+        }
+        let inside =
+            serde_json::json!({ "$ref": "#/$defs/point", "$defs": { "point": { "type": "array" } } });
+        assert!(Schema::new("schema.json", inside).is_ok());
+    }
 
     #[test]
     fn an_answer_fits_its_schema_or_does_not() {

@@ -158,7 +158,8 @@ impl Judge {
     /// How far it came.
     fn next(scored: usize, rows: &[Answered]) -> String {
         let next = rows.get(scored).map(|answered| format!(", and row {} was the next", answered.row));
-        format!("it had scored {scored} of {} rows{}", rows.len(), next.unwrap_or_default())
+        let all = counted(rows.len(), "row", "rows");
+        format!("it had scored {scored} of {all}{}", next.unwrap_or_default())
     }
 
     fn late(&self, scored: usize, rows: &[Answered]) -> CliError {

@@ -10,6 +10,7 @@ mod contrast;
 mod exact_match;
 #[cfg(test)]
 mod fixture_tests;
+mod json;
 mod json_equal;
 pub mod json_schema;
 mod json_valid;

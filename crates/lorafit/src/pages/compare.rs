@@ -1,6 +1,8 @@
 //! The table of `compare` as a page.
 
-use lorafit_remedy::amounts::{duration, grouped, memory};
+use std::path::PathBuf;
+
+use lorafit_remedy::amounts::{counted, duration, grouped, memory};
 use serde::{Serialize, Serializer};
 
 use crate::metrics::{SideBySide, Summary};
@@ -20,6 +22,8 @@ const MOST_ANSWERS: usize = 200;
 pub struct Compared {
     /// The run folder, or the base.
     pub name: String,
+    /// The folder of the adapter or model of a run that is judged.
+    pub path: Option<PathBuf>,
     /// `base`, `lora` or `full`.
     pub method: &'static str,
     pub loss: f64,
@@ -126,9 +130,9 @@ fn answers(answers: &SideBySide) -> String {
         cells.into_iter().chain(row.answers.iter().cloned()).collect::<Vec<_>>()
     });
     let caption = format!(
-        "The answers to {} of {} rows; the best by {} is marked unless all are equally good",
+        "The answers to {} of {}; the best by {} is marked unless all are equally good",
         order.len(),
-        rows.len(),
+        counted(rows.len(), "row", "rows"),
         metric.name
     );
     // The first column is the row, the second what is expected.

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use lorafit_data::statistics::{Percentiles, Statistics};
 use lorafit_data::{Dataset, Tokenizer};
-use lorafit_remedy::amounts::counted;
+use lorafit_remedy::amounts::{self, counted};
 
 use crate::pages::shell::{Cards, Facts, Page, escape, note, number, percent, table};
 use crate::session::pieces::{Piece, pieces};
@@ -233,8 +233,10 @@ fn lengths(s: &Statistics) -> String {
     let trained = (!s.report.is_scored).then_some(("trained", s.supervised_length));
     let rows = std::iter::once(("row", s.length)).chain(trained).map(|(name, p)| {
         let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
-        let values = [min, p5, p25, median, p75, p95, p99, max].map(number);
-        [name.to_owned()].into_iter().chain(values).collect::<Vec<_>>()
+        let low = [min, p5, p25].map(number);
+        let rest = [p75, p95, p99, max].map(number);
+        let row = [name.to_owned()].into_iter().chain(low);
+        row.chain([amounts::half(median)]).chain(rest).collect::<Vec<_>>()
     });
     table("Tokens", &columns, rows)
 }
@@ -245,8 +247,11 @@ fn histogram(s: &Statistics) -> String {
     const HEIGHT: usize = 150;
     let most = s.histogram.iter().map(|bar| bar.samples).max().unwrap_or(1).max(1);
     let width = STEP * s.histogram.len().max(4);
-    let described: Vec<String> =
-        s.histogram.iter().map(|bar| format!("{} to {}: {} rows", bar.from, bar.to, bar.samples)).collect();
+    let described: Vec<String> = s
+        .histogram
+        .iter()
+        .map(|bar| format!("{} to {}: {}", bar.from, bar.to, counted(bar.samples, "row", "rows")))
+        .collect();
     let mut svg = format!(
         "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"{}\">\n",
         HEIGHT + 44,

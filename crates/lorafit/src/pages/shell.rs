@@ -6,6 +6,7 @@
 use std::fmt::Write as _;
 
 use lorafit_remedy::amounts::{counted, grouped};
+use lorafit_remedy::printable;
 use lorafit_train::machine;
 
 use crate::terminal::made;
@@ -185,10 +186,10 @@ fn with_whole_words(text: &str, is_whole: impl Fn(&str) -> bool) -> String {
     text.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }
 
-/// Text as it stands in an element or in a quoted attribute, of HTML and of SVG.
+/// Text as it stands in an element or in a quoted attribute, of HTML and of SVG; XML has no control characters.
 pub fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
+    for character in printable::text(text).chars() {
         match character {
             '&' => escaped.push_str("&amp;"),
             '<' => escaped.push_str("&lt;"),

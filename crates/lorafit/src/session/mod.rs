@@ -2,6 +2,7 @@
 
 pub mod adapter_folder;
 pub mod adapter_numbers;
+pub mod advice;
 pub mod answer;
 pub mod at_hand;
 pub mod base;

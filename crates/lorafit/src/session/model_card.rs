@@ -9,7 +9,7 @@ use lorafit_model::adapter::LoraConfig;
 use lorafit_model::is_hub_id;
 use lorafit_model::weights::License;
 use lorafit_remedy::amounts::{counted, grouped};
-use lorafit_train::{CARD_MARK, EvaluationRecord};
+use lorafit_train::{CARD_MARK, EvaluationRecord, LEAST_WARMED_UP, WARMUP_RATIO};
 
 use crate::args::options::{Init, value_name};
 use crate::args::projections::patterns_in_words;
@@ -149,8 +149,12 @@ impl Card<'_> {
         }
         let rate = args.rate().unwrap_or_default();
         let (scheduler, optimizer) = (value_name(&args.scheduler), value_name(&args.optimizer));
-        let warmup = 100.0 * args.warmup_ratio;
-        rows.push(("learning rate", format!("{rate}, {scheduler}, {warmup} % of the steps to warm up")));
+        let warmup = 100.0 * args.warmup_ratio.unwrap_or(WARMUP_RATIO);
+        let few = match args.warmup_ratio {
+            Some(_) => String::new(),
+            None => format!(" (of fewer than {LEAST_WARMED_UP} steps none)"),
+        };
+        rows.push(("learning rate", format!("{rate}, {scheduler}, {warmup} % of the steps to warm up{few}")));
         let (decay, norm) = (args.weight_decay, args.max_grad_norm);
         let clipped = if norm > 0.0 { format!("clipped to norm {norm}") } else { "not clipped".to_owned() };
         rows.push((

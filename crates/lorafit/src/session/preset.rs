@@ -358,8 +358,8 @@ impl TrainArgs {
         let rate = tested_rate(&test, expected, steps);
         self.lr = Some(LearningRate::Value(rate));
         let why = format!(
-            "--lr auto: {rate}, from the rate at which the loss was lowest and the {steps} steps of the run ({expected} was \
-             expected)"
+            "--lr auto: {rate}, from the rate at which the loss was lowest and the {} of the run ({expected} was expected)",
+            counted(steps as usize, "step", "steps")
         );
         vec![test_in_words(&test), why]
     }

@@ -304,9 +304,9 @@ impl Facts {
                 };
                 let (module, layers) = self.layers.iter().find(in_some)?;
                 Some(format!(
-                    "{module} is adapted in {} of {} layers, and the reader leaves out what is not adapted in all",
+                    "{module} is adapted in {} of {}, and the reader leaves out what is not adapted in all",
                     layers.len(),
-                    self.all_layers
+                    counted(self.all_layers, "layer", "layers")
                 ))
             }
             Part::NotTheLastLayers => {

@@ -83,7 +83,10 @@ impl Resumption {
 fn in_words(mismatch: &Mismatch) -> String {
     let Mismatch { name, expected, found } = mismatch;
     match name.as_str() {
-        "steps" => format!("--max-steps or --epochs: it has {expected} steps, and would have {found}"),
+        "steps" => {
+            let unit = if expected == "1" { "step" } else { "steps" };
+            format!("--max-steps or --epochs: it has {expected} {unit}, and would have {found}")
+        }
         "base" => "--model: its files differ from those that the run was begun with".to_owned(),
         "tokenizer" => {
             "--template, or the model's tokenizer: conversations would be written or cut into tokens otherwise".to_owned()

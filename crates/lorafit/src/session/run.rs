@@ -18,6 +18,7 @@ use crate::args::config_file;
 use crate::args::options::{Init, Method};
 use crate::args::rows::Validation;
 use crate::args::train::{DECAY_RATIO, TrainArgs};
+use crate::session::advice::hold_out_hint;
 use crate::session::base::{Base, open_base, open_shape, placement, reserve};
 use crate::session::base_name;
 use crate::session::limits::Limits;
@@ -382,21 +383,22 @@ impl TrainArgs {
         let Some(validation) = self.validation.filter(|_| self.held_out().is_some()) else {
             return Ok(Data { rows: rows?, held_out: held_out? });
         };
-        let what = match (rows, held_out) {
+        let (what, all) = match (rows, held_out) {
             (Ok(rows), Err(error)) if is_empty(&error) && validation == Validation::AUTO => {
                 return self.none_held_out(rows);
             }
             (Ok(rows), Err(error)) if is_empty(&error) => {
-                format!("none of {}", counted(rows.report.rows, "row", "rows"))
+                let all = rows.report.rows;
+                (format!("none of {}", counted(all, "row", "rows")), all)
             }
             (Err(error), Ok(Some(held_out))) if is_empty(&error) => match held_out.report.rows {
-                1 => "the only row, and none is left to train on".to_owned(),
-                rows => format!("all {}, and none is left to train on", counted(rows, "row", "rows")),
+                1 => ("the only row, and none is left to train on".to_owned(), 1),
+                all => (format!("all {}, and none is left to train on", counted(all, "row", "rows")), all),
             },
             (rows, held_out) => return Ok(Data { rows: rows?, held_out: held_out? }),
         };
         let text = format!("--validation {} holds out {what}", validation.in_words());
-        Err(CliError::new(text).hint("give a number of rows, --validation 1 for example").into())
+        Err(CliError::new(text).hint(hold_out_hint(all)).into())
     }
 
     /// `auto` holds out none of a few rows.
@@ -409,9 +411,7 @@ impl TrainArgs {
         if let Some((flag, _)) = looking.iter().find(|(_, is_given)| *is_given) {
             let all = counted(rows.report.rows, "row", "rows");
             let text = format!("--{flag} has no rows to look at: of {all} --validation auto holds out none");
-            return Err(CliError::usage(text)
-                .hint("give held-out rows with --eval-data DATA, or hold some out with --validation 10%")
-                .into());
+            return Err(CliError::usage(text).hint(hold_out_hint(rows.report.rows)).into());
         }
         Ok(Data { rows, held_out: None })
     }

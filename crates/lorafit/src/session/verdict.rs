@@ -2,36 +2,29 @@
 
 use std::path::Path;
 
-use lorafit_remedy::amounts::{change, percent};
+use lorafit_remedy::amounts::{change, grouped, percent};
 use lorafit_train::{
-    BestBy, ClassMetrics, EvaluationRecord, Outcome, Rows, RunFolder, SMOOTHED_STEPS, StoppedEarly, Verdict,
+    BestBy, ClassMetrics, EvaluationRecord, Outcome, Rows, RunFolder, StoppedEarly, Verdict, blind_loss,
 };
 
-use crate::args::options::{BestByChoice, Method, Preset};
+use crate::args::options::{BestByChoice, Method};
 use crate::args::train::TrainArgs;
+use crate::session::advice::Advice;
 use crate::session::preference;
 use crate::terminal::shell::shell_word;
 
-/// A loss that is higher by more than this share at the end has risen.
-const CLEAR_RISE: f64 = 0.01;
-
 /// What a run came to, in one line.
 pub fn outcome(verdict: &Verdict) -> String {
-    let Verdict { outcome, from, to, of, .. } = *verdict;
-    let rows = match of {
-        Rows::HeldOut => "held-out loss",
-        Rows::Training => "training loss, means of the first and the last steps,",
-    };
-    let change = match from > 0.0 && to.is_finite() {
-        true => format!(" ({})", change(from, to)),
-        false => String::new(),
-    };
-    let preferred = verdict.chosen_preferred.map(chosen_preferred).unwrap_or_default();
-    let losses = format!("{rows} {} -> {}{change}{preferred}", loss_in_words(from), loss_in_words(to));
-    let came = match outcome {
+    let losses = losses(verdict);
+    let came = match verdict.outcome {
         Outcome::Learnt => format!("learnt: {losses}"),
-        Outcome::StillFalling if verdict.has_only_begun() => format!("began to learn: {losses}"),
+        Outcome::Begun => format!("began to learn: {losses}"),
         Outcome::StillFalling => format!("learnt, and was still learning at the end: {losses}"),
+        Outcome::Guessing { among } => format!(
+            "predicts no better than chance: {losses}; a blind guess among {} has {:.4}",
+            grouped(among),
+            blind_loss(among)
+        ),
         Outcome::OverFitted { since: 0 } => format!("over-fitted: {losses}, while the training loss fell"),
         Outcome::OverFitted { since } => {
             format!("over-fitted since step {since}: {losses} at that step, and higher since")
@@ -47,6 +40,25 @@ pub fn outcome(verdict: &Verdict) -> String {
     };
     let stopped = verdict.stopped_early.as_ref().map(|stopped| format!("; {}", stopped_early(stopped)));
     came + &stopped.unwrap_or_default()
+}
+
+/// The losses of a verdict, before and after. Of one that was not measured nothing is said.
+fn losses(verdict: &Verdict) -> String {
+    let Verdict { from, to, of, .. } = *verdict;
+    let preferred = verdict.chosen_preferred.map(chosen_preferred).unwrap_or_default();
+    let (rows, means) = match of {
+        Rows::HeldOut => ("held-out loss", ""),
+        Rows::Training => ("training loss", ", means of the first and the last steps,"),
+    };
+    match (from.is_finite(), to.is_finite()) {
+        (true, true) => {
+            let change = if from > 0.0 { format!(" ({})", change(from, to)) } else { String::new() };
+            format!("{rows}{means} {from:.4} -> {to:.4}{change}{preferred}")
+        }
+        (true, false) => format!("{rows} {from:.4} -> not a number"),
+        (false, true) => format!("{rows} not a number -> {to:.4}"),
+        (false, false) => format!("the {rows} was never a number"),
+    }
 }
 
 /// How many pairs are told apart, beside their loss.
@@ -69,69 +81,11 @@ fn stopped_early(stopped: &StoppedEarly) -> String {
     format!("stopped early after step {step} of {total_steps}, since {why}")
 }
 
-/// Where the best that was trained is.
-fn best_is_kept(args: &TrainArgs, out: &Path) -> String {
-    let by = if args.best_by == Some(BestByChoice::Accuracy) { " by accuracy" } else { "" };
-    format!("the best{by} is kept in {}", RunFolder::best_dir(out).display())
-}
-
-/// What a run came to: one line that says it, one that says what to do about it if there is something.
-pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path) -> Vec<String> {
-    let (rate, usual) = (args.rate().unwrap_or_default(), args.default_lr());
-    let longer = match verdict.stopped_early {
-        Some(_) => "raise --patience".to_owned(),
-        None => longer(args, if verdict.has_only_begun() { 4 } else { 2 }),
-    };
-    let higher = usual.max(rate * 3.0);
-    let lower_rate = format!("lower the learning rate: --lr {:.0e}", usual.min(rate / 10.0));
-    let advice = match verdict.outcome {
-        Outcome::Learnt => None,
-        Outcome::StillFalling if verdict.has_only_begun() => {
-            Some(format!("train longer ({longer}), or raise the learning rate (--lr {higher:.0e})"))
-        }
-        Outcome::StillFalling => Some(format!("more steps may lower it further: {longer}")),
-        Outcome::OverFitted { since: 0 } => Some(
-            "train shorter, or on more rows that are like those held out; --eval-every N shows where it turned"
-                .to_owned(),
-        ),
-        Outcome::OverFitted { .. } => Some(format!(
-            "{}; fewer epochs{} or more rows prevent over-fitting",
-            best_is_kept(args, out),
-            if args.method == Method::Lora { ", a lower --rank" } else { "" },
-        )),
-        Outcome::Unstable { .. } => Some(format!(
-            "{}; lower the learning rate: --lr {:.0e}",
-            best_is_kept(args, out),
-            usual.min(rate / 3.0)
-        )),
-        Outcome::Diverged => Some(lower_rate),
-        // Its steps were too large.
-        Outcome::DidNotLearn if verdict.to > verdict.from * (1.0 + CLEAR_RISE) => Some(lower_rate),
-        Outcome::DidNotLearn => Some(format!(
-            "raise the learning rate (--lr {higher:.0e}) or train longer ({longer}); lorafit data shows what is trained"
-        )),
-        Outcome::TooShort => Some(format!("train longer: {longer}")),
-    };
-    let mut lines = vec![outcome(verdict)];
-    lines.extend(advice);
-    let is_short =
-        matches!(verdict.outcome, Outcome::DidNotLearn | Outcome::TooShort) || verdict.has_only_begun();
-    if is_short && args.preset.is_none_or(|preset| preset == Preset::Off) {
-        lines.push("--preset good chooses rate, length and rank from the data and the model".to_owned());
-    }
-    if verdict.few_rows {
-        lines.push(
-            "few rows are held out, so this is a sign and not a proof: hold out more rows to be sure"
-                .to_owned(),
-        );
-    }
-    if verdict.of == Rows::Training {
-        lines.push(
-            "no rows were held out, so nothing says how good it is on rows that it has not seen: --validation 10% holds some out"
-                .to_owned(),
-        );
-    }
-    lines
+/// What a run came to: one line that says it, and what to do about it if there is something. `rows` are those it was trained on,
+/// where they are known.
+pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path, rows: Option<usize>) -> Vec<String> {
+    let advice = Advice { verdict, args, out, rows }.lines();
+    std::iter::once(outcome(verdict)).chain(advice).collect()
 }
 
 /// The numbers of an evaluation beside its loss: the perplexity, the metrics of preferences, or those of a classifier.
@@ -159,11 +113,24 @@ pub fn evaluation_in_words(evaluation: &EvaluationRecord) -> String {
     format!("held-out loss {:.4} {when}{judged}", evaluation.loss)
 }
 
-/// What precedes the loss of the evaluation that is kept.
-pub fn best_in_words(by: Option<BestByChoice>) -> &'static str {
-    match by {
-        None | Some(BestByChoice::Loss) => "best held-out loss",
-        Some(BestByChoice::Accuracy) => "best held-out accuracy: loss",
+/// The evaluation that is kept: the loss `loss` after `step`, of which `beside` says more, where it was `base` before training.
+/// The best of the steps may be worse than what the run began with.
+pub fn best_in_words(
+    by: Option<BestByChoice>,
+    base: Option<f64>,
+    (step, loss): (u64, f64),
+    beside: &str,
+) -> String {
+    match (by, base) {
+        (Some(BestByChoice::Accuracy), _) => {
+            format!("best held-out accuracy: loss {loss:.4}{beside} after step {step}")
+        }
+        (None | Some(BestByChoice::Loss), Some(base)) if loss >= base => format!(
+            "no step lowered the held-out loss, {base:.4} before training: the lowest since is {loss:.4}{beside} after step {step}"
+        ),
+        (None | Some(BestByChoice::Loss), _) => {
+            format!("best held-out loss {loss:.4}{beside} after step {step}")
+        }
     }
 }
 
@@ -171,29 +138,14 @@ pub fn best_in_words(by: Option<BestByChoice>) -> &'static str {
 pub fn in_short(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Learnt => "learnt",
+        Outcome::Begun => "began to learn",
         Outcome::StillFalling => "still learning",
+        Outcome::Guessing { .. } => "only guesses",
         Outcome::OverFitted { .. } => "over-fitted",
         Outcome::Unstable { .. } => "got worse",
         Outcome::Diverged => "diverged",
         Outcome::DidNotLearn => "did not learn",
         Outcome::TooShort => "too few steps",
-    }
-}
-
-/// A loss; one that is not finite says nothing by its value.
-fn loss_in_words(loss: f64) -> String {
-    match loss.is_finite() {
-        true => format!("{loss:.4}"),
-        false => "not a number".to_owned(),
-    }
-}
-
-/// The flag that makes a run so many times longer.
-fn longer(args: &TrainArgs, times: u32) -> String {
-    match (args.max_steps, args.epochs) {
-        // Fewer steps cannot be judged.
-        (Some(steps), _) => format!("--max-steps {}", (times as usize * steps).max(SMOOTHED_STEPS)),
-        (None, epochs) => format!("--epochs {}", f64::from(times) * epochs.unwrap_or(1.0)),
     }
 }
 

@@ -43,7 +43,9 @@ fn find(dir: &Path, depth: usize, found: &mut Vec<Found>) {
         let changed = changed.unwrap_or(SystemTime::UNIX_EPOCH);
         return found.push(Found { dir: dir.to_owned(), is_sweep: true, changed });
     }
-    if let Ok(changed) = changed("metrics.jsonl") {
+    // A run that lost its records is one, too.
+    let lost = |error| if dir.join("config.toml").is_file() { changed("run.json") } else { Err(error) };
+    if let Ok(changed) = changed("metrics.jsonl").or_else(lost) {
         return found.push(Found { dir: dir.to_owned(), is_sweep: false, changed });
     }
     if depth > 0 {
@@ -71,6 +73,9 @@ mod tests {
             "runs/one/checkpoints/step-1/metrics.jsonl",
             "runs/a/b/c/deep/metrics.jsonl",
             "runs/a/b/c/d/deeper/metrics.jsonl",
+            "runs/lost/config.toml",
+            "runs/lost/run.json",
+            "runs/no_run/config.toml",
             "runs/sweep/sweep.json",
             "runs/sweep/trials/0001/metrics.jsonl",
             "elsewhere/metrics.jsonl",
@@ -93,8 +98,8 @@ mod tests {
             names.sort();
             names
         };
-        assert_eq!(names(below(&root)), ["a/b/c/deep", "one", "sweep"]);
-        assert_eq!(names(runs_below(&root)), ["a/b/c/deep", "one", "sweep/trials/0001"]);
+        assert_eq!(names(below(&root)), ["a/b/c/deep", "lost", "one", "sweep"]);
+        assert_eq!(names(runs_below(&root)), ["a/b/c/deep", "lost", "one", "sweep/trials/0001"]);
         assert!(below(&place.path().join("none")).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use console::{Term, truncate_str};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_remedy::amounts::duration;
+use lorafit_remedy::amounts::{counted, duration};
 use lorafit_train::sweep::Options;
 
 use crate::metrics::Direction;
@@ -89,7 +89,7 @@ impl Board {
             }
             None => format!("no {metric} yet"),
         };
-        self.summary = format!("{done} of {} trials done, {best}", rows.len());
+        self.summary = format!("{done} of {} done, {best}", counted(rows.len(), "trial", "trials"));
         self.draw();
     }
 
@@ -140,7 +140,7 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         line.push(row.step.to_string());
         line.push(or_dash(row.seconds.map(duration)));
         line.push(or_dash(row.tokens_per_s.map(|rate| format!("{rate:.0}"))));
-        line.push(state_name(row.state).to_owned());
+        line.push(row.state.name().to_owned());
         lines.push(line);
     }
     format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
@@ -163,14 +163,4 @@ pub fn table_of_settings(ranking: &Ranking, metric: &str, direction: Direction) 
     }
     let best = direction.best();
     format!("{}\n{metric}: {best} is best; mean ± standard error over the seeds", aligned(&lines))
-}
-
-fn state_name(state: TrialState) -> &'static str {
-    match state {
-        TrialState::Finished => "finished",
-        TrialState::Stopped => "stopped",
-        TrialState::Failed => "failed",
-        TrialState::Running => "running",
-        TrialState::Waiting => "waiting",
-    }
 }

@@ -12,6 +12,7 @@
 //!
 //! A part (`--shard`) writes only to the folders of its own trials, and everybody who reads reads all folders.
 
+use std::cmp::Ordering;
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -266,7 +267,7 @@ pub enum Event {
 }
 
 /// Where a trial is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TrialState {
     /// Trained to its end.
@@ -401,7 +402,9 @@ impl Trial {
             row.step = status.step;
             row.tokens_per_s = status.tokens_per_s.or(row.tokens_per_s);
             if *metric == EVAL_LOSS {
-                row.metric = status.evaluation.map(|evaluation| evaluation.loss).or(row.metric);
+                // What it began with is none of its doing.
+                let own = status.evaluation.filter(|evaluation| evaluation.step > 0);
+                row.metric = own.map(|evaluation| evaluation.loss).or(row.metric);
             }
         }
         row
@@ -441,18 +444,41 @@ pub struct Row {
     pub peak_rss_bytes: Option<u64>,
 }
 
-/// All trials, the best first: those that were trained to their end, then by their metric as far as they came.
-pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
-    let place = |row: &Row| match row.state {
+impl TrialState {
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            TrialState::Finished => "finished",
+            TrialState::Stopped => "stopped",
+            TrialState::Failed => "failed",
+            TrialState::Running => "running",
+            TrialState::Waiting => "waiting",
+        }
+    }
+}
+
+/// The order of every leader board: trials that were trained to their end, then the others by their metric as far as they came, at
+/// last those that failed. Each is told by its state, its metric and its number.
+pub fn order(
+    (state, metric, trial): (TrialState, Option<f64>, usize),
+    other: (TrialState, Option<f64>, usize),
+    direction: Direction,
+) -> Ordering {
+    let place = |state| match state {
         TrialState::Finished => 0,
         TrialState::Running | TrialState::Stopped => 1,
         TrialState::Waiting => 2,
         TrialState::Failed => 3,
     };
-    let score = |row: &Row| row.metric.map_or(f64::INFINITY, |metric| direction.score(metric));
-    rows.sort_by(|a, b| {
-        place(a).cmp(&place(b)).then(score(a).total_cmp(&score(b))).then(a.trial.cmp(&b.trial))
-    });
+    let score = |metric: Option<f64>| metric.map_or(f64::INFINITY, |metric| direction.score(metric));
+    let by_state = place(state).cmp(&place(other.0));
+    by_state.then(score(metric).total_cmp(&score(other.1))).then(trial.cmp(&other.2))
+}
+
+/// All trials, the best first, in the order of [`order`].
+pub fn ranked(mut rows: Vec<Row>, direction: Direction) -> Vec<Row> {
+    let key = |row: &Row| (row.state, row.metric, row.trial);
+    rows.sort_by(|a, b| order(key(a), key(b), direction));
     rows
 }
 
@@ -505,6 +531,45 @@ pub fn write_tables(dir: &Path, rows: &[Row]) -> anyhow::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A trial that failed or was interrupted before its first evaluation has no loss of its own.
+    #[test]
+    fn the_loss_before_training_is_no_metric_of_a_trial() {
+        let dir = tempfile::tempdir().unwrap();
+        let trial = dir.path().join("trials/000");
+        fs::create_dir_all(&trial).unwrap();
+        fs::write(trial.join("metrics.jsonl"), "").unwrap();
+        let base = r#"{"step":0,"loss":3.5,"best":false,"seconds":1.0}"#.to_owned() + "\n";
+        let later = base.clone() + r#"{"step":4,"loss":2.5,"best":true,"seconds":1.0}"# + "\n";
+        let started = r#"{"event":"started","rung":0}"#.to_owned() + "\n";
+        let failed = started.clone() + r#"{"event":"failed","error":"it broke"}"# + "\n";
+        for (events, state) in [(&started, TrialState::Waiting), (&failed, TrialState::Failed)] {
+            fs::write(trial.join(EVENTS), events).unwrap();
+            for (evaluations, metric) in [(&base, None), (&later, Some(2.5))] {
+                fs::write(trial.join("evaluations.jsonl"), evaluations).unwrap();
+                let row = Trial::read(dir.path(), 0, &Options::default()).row(1, &EVAL_LOSS);
+                assert_eq!((row.state, row.metric), (state, metric));
+            }
+        }
+    }
+
+    #[test]
+    fn every_leader_board_has_one_order() {
+        use TrialState::{Failed, Finished, Running, Stopped, Waiting};
+        let mut trials = [
+            (Failed, Some(0.1), 0),
+            (Waiting, None, 1),
+            (Stopped, Some(0.2), 2),
+            (Finished, Some(3.0), 3),
+            (Finished, Some(2.0), 5),
+            (Finished, Some(2.0), 4),
+            (Running, Some(0.3), 6),
+        ];
+        trials.sort_by(|a, b| order(*a, *b, Direction::Minimize));
+        assert_eq!(trials.map(|(.., number)| number), [4, 5, 3, 2, 6, 1, 0]);
+        trials.sort_by(|a, b| order(*a, *b, Direction::Maximize));
+        assert_eq!(trials.map(|(.., number)| number), [3, 4, 5, 6, 2, 1, 0]);
+    }
 
     /// What lorafit wrote in November 2026.
     #[test]

@@ -9,7 +9,7 @@ use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Recompute, Trainable};
-use lorafit_remedy::amounts::memory;
+use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{
     ALONE, EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until,
     option_tokens,
@@ -222,7 +222,9 @@ impl Inputs {
             return Ok(asked);
         }
         let text = format!(
-            "{at_once} trials at once need {} but may take {}\n  base and program {}, largest trial {}",
+            "{} at once {} {} but may take {}\n  base and program {}, largest trial {}",
+            counted(at_once, "trial", "trials"),
+            if at_once == 1 { "needs" } else { "need" },
             memory(asked.total()),
             memory(limit),
             memory(asked.shared),

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use lorafit_remedy::amounts::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
-use lorafit_train::{ALONE, Answering, EvaluationRecord, Observer, RunError, RunLock, StepRecord};
+use lorafit_train::{
+    ALONE, Answering, EvaluationRecord, Observer, RunError, RunHistory, RunLock, RunTotals, StepRecord,
+};
 
 use crate::args::train::TrainArgs;
 use crate::metrics::Interval;
@@ -208,6 +210,7 @@ impl Runner<'_> {
             settings: &self.record.settings,
             curves,
             milestone,
+            totals: RunHistory::read(out).map(|history| history.totals()).unwrap_or_default(),
             evaluated: resumption.checkpoint.as_ref().and_then(|checkpoint| checkpoint.state.evaluated),
             is_losing: false,
         };
@@ -342,6 +345,8 @@ struct Watcher<'a> {
     curves: &'a Mutex<BTreeMap<usize, Curve>>,
     /// The step to stop after, once it is evaluated there; `None` for the end of the run.
     milestone: Option<u64>,
+    /// What all steps took, those before a resumption too.
+    totals: RunTotals,
     evaluated: Option<u64>,
     is_losing: bool,
 }
@@ -359,7 +364,9 @@ impl Watcher<'_> {
 
 impl Observer for Watcher<'_> {
     fn on_step(&mut self, record: &StepRecord, total_steps: u64) {
-        let StepRecord { step, loss, tokens_per_s, .. } = record;
+        let StepRecord { step, loss, .. } = record;
+        self.totals.add(record);
+        let tokens_per_s = self.totals.tokens_per_s();
         let what = format!("step {step}/{total_steps}  loss {loss:.4}  {tokens_per_s:.0} tokens/s");
         self.tell(Message::Doing(self.trial, what));
     }

@@ -5,13 +5,15 @@
 //! [`words`] says with the flags of the verb that runs.
 
 use std::error::Error;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::Once;
 
 use lorafit_kernels::gpu::DeviceError;
-use lorafit_remedy::Remedy;
+use lorafit_remedy::{Remedy, printable};
+use serde_json::json;
 
 use crate::terminal::words::Verb;
 use crate::terminal::{host, interrupt, output};
@@ -155,6 +157,69 @@ pub fn with_device_errors<T>(run: impl FnOnce() -> anyhow::Result<T>) -> anyhow:
     })
 }
 
+/// How a call wants to read an error, by the words that were typed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ErrorForm {
+    /// As text.
+    Text,
+    /// As text and, in place of the result, as a JSON object (`--json`).
+    Result,
+    /// As an event of a log (`--log json`).
+    Event,
+}
+
+impl ErrorForm {
+    fn of(words: &[OsString]) -> Self {
+        let word = |i: usize| words.get(i).and_then(|word| word.to_str()).unwrap_or_default();
+        // What follows `--` are no flags.
+        let flags = (0..words.len()).take_while(|&i| word(i) != "--");
+        let is_log = |i: usize| word(i) == "--log=json" || (word(i) == "--log" && word(i + 1) == "json");
+        let (mut as_result, mut as_event) = (false, false);
+        for i in flags {
+            as_result |= word(i) == "--json";
+            as_event |= is_log(i);
+        }
+        match (as_event, as_result) {
+            (true, _) => ErrorForm::Event,
+            (false, true) => ErrorForm::Result,
+            (false, false) => ErrorForm::Text,
+        }
+    }
+}
+
+/// Shows why a call ended, in the form that its words ask for.
+fn show(text: &str, failure: &Failure, code: u8, words: &[OsString]) {
+    let object = || json!({ "error": failure.message, "hint": failure.hint, "exit_code": code });
+    // With standard error closed there is nobody to tell; nor where nobody reads results.
+    match ErrorForm::of(words) {
+        ErrorForm::Text => drop(io::stderr().write_all(text.as_bytes())),
+        ErrorForm::Result => {
+            // What has a result already, of which the error is a part, stays one object.
+            if !host::current().has_result() {
+                drop(output::line(object().to_string()));
+            }
+            drop(io::stderr().write_all(text.as_bytes()));
+        }
+        ErrorForm::Event => {
+            let mut event = object();
+            event["event"] = "error".into();
+            drop(writeln!(io::stderr(), "{event}"));
+        }
+    }
+}
+
+/// Shows what is wrong with the words of a process, or the help that they ask for; gives the exit code.
+pub fn exit_code_of_words(error: &clap::Error, words: &[OsString]) -> u8 {
+    let code = error.exit_code() as u8;
+    if !error.use_stderr() || ErrorForm::of(words) == ErrorForm::Text {
+        // A pipe that is closed has seen enough.
+        let _ = error.print();
+        return code;
+    }
+    show(&error.render().to_string(), &Failure::of_words(error), code, words);
+    code
+}
+
 /// Shows the error, if any, on standard error; gives the exit code of the process.
 pub fn exit_code(result: anyhow::Result<()>) -> u8 {
     let Err(error) = result else { return 0 };
@@ -171,8 +236,7 @@ pub fn exit_code(result: anyhow::Result<()>) -> u8 {
         Failed::Asking => 2,
         Failed::Doing => 1,
     };
-    // With standard error closed there is nobody to tell.
-    let _ = io::stderr().write_all(render(&error, colour).as_bytes());
+    show(&render(&error, colour), &Failure::of(&error), code, host::current().words());
     code
 }
 
@@ -191,9 +255,11 @@ fn rendered(error: &anyhow::Error, colour: bool, hint: Option<String>) -> String
         true => format!("\x1b[{code}m{text}\x1b[0m"),
         false => text.to_owned(),
     };
-    let mut text = format!("{} {}\n", paint("1;31", "error:"), message(error));
+    let message = message(error);
+    let mut text = format!("{} {}\n", paint("1;31", "error:"), printable::text(&message));
     if let Some(hint) = hint {
-        let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), hint.replace('\n', "\n  "));
+        let hint = hint.replace('\n', "\n  ");
+        let _ = writeln!(text, "{} {}", paint("1;36", "hint:"), printable::text(&hint));
     }
     text
 }
@@ -203,7 +269,8 @@ pub fn message(error: &anyhow::Error) -> String {
     let (mut lines, mut shown) = (Vec::new(), String::new());
     for cause in error.chain().map(|cause| cause.to_string()) {
         // Many error types repeat their cause in their own message.
-        if shown.contains(&cause) {
+        if shown.contains(&cause) || (is_absence(&cause) && ABSENT.iter().any(|words| shown.contains(words)))
+        {
             continue;
         }
         for line in cause.lines() {
@@ -213,7 +280,15 @@ pub fn message(error: &anyhow::Error) -> String {
         }
         shown.push('\n');
     }
-    lines.join("\n")
+    host::current().verb().with_keys(&lines.join("\n"))
+}
+
+/// Words that say that something is not there.
+const ABSENT: [&str; 5] = ["there is no ", "no such file", "it has no ", "is not there", "does not exist"];
+
+/// Whether a cause is that of the system for what is not there.
+fn is_absence(cause: &str) -> bool {
+    cause == io::Error::from_raw_os_error(libc::ENOENT).to_string()
 }
 
 /// What the user can do about an error, in the words of the verb that runs.
@@ -260,9 +335,32 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_a_call_say_how_its_error_is_read() {
+        let of = |words: &str| ErrorForm::of(&words.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("eval --model m --json"), ErrorForm::Result);
+        assert_eq!([of("train --log json --data d"), of("train --log=json")], [ErrorForm::Event; 2]);
+        assert_eq!([of("train --log text"), of("data -- --json"), of("chat")], [ErrorForm::Text; 3]);
+    }
+
+    #[test]
+    fn control_characters_of_names_are_written_out() {
+        let error = CliError::new("runs/\u{1b}[2Jx holds no run").hint("give \u{7}");
+        let shown = render(&error.into(), false);
+        assert_eq!(shown, "error: runs/\\u{1b}[2Jx holds no run\nhint: give \\u{7}\n");
+    }
+
+    #[test]
     fn a_cause_already_told_is_not_told_again() {
         let cause = CliError::new("no such file");
         let error = Err::<(), _>(cause).context("cannot read run.toml: no such file").unwrap_err();
         assert_eq!(render(&error, false), "error: cannot read run.toml: no such file\n");
+        for said in ["there is no folder runs", "runs holds no run: it has no metrics.jsonl"] {
+            let cause = io::Error::from_raw_os_error(libc::ENOENT);
+            let error = Err::<(), _>(cause).context(said).unwrap_err();
+            assert_eq!(render(&error, false), format!("error: {said}\n"));
+        }
+        let cause = io::Error::from_raw_os_error(libc::ENOENT);
+        let error = Err::<(), _>(cause).context("cannot read a.toml").unwrap_err();
+        assert_eq!(render(&error, false).lines().count(), 2);
     }
 }

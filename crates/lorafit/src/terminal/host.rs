@@ -42,6 +42,8 @@ pub struct Call {
     told: Mutex<HashSet<String>>,
     /// Whether a part of the call asks the others to stop.
     stopped: AtomicBool,
+    /// Whether a line of its result was printed.
+    has_result: AtomicBool,
 }
 
 thread_local! {
@@ -67,6 +69,16 @@ impl Call {
     /// Whether a line is told for the first time.
     pub fn is_new(&self, line: &str) -> bool {
         self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(line.to_owned())
+    }
+
+    /// A line of the result is printed.
+    pub fn give_result(&self) {
+        self.has_result.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether a line of the result was printed.
+    pub fn has_result(&self) -> bool {
+        self.has_result.load(Ordering::SeqCst)
     }
 
     /// Asks all parts of the call to stop.

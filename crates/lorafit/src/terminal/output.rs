@@ -5,28 +5,41 @@ use std::io::{self, IsTerminal, Write as _};
 use std::path::Path;
 
 use anyhow::Context as _;
+use lorafit_remedy::printable;
 use lorafit_train::followed;
 
 use crate::terminal::host;
 
 /// Prints one line, or hands it to whoever embeds the library.
 pub fn line(text: impl AsRef<str>) -> io::Result<()> {
+    host::current().give_result();
     if let Some(host) = host::host() {
         host.result(text.as_ref());
         return Ok(());
     }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_ref().as_bytes())?;
+    match out.is_terminal() {
+        // Names of folders and what models say may have characters that a terminal obeys; files and programs get all bytes.
+        true => out.write_all(printable::coloured(text.as_ref()).as_bytes())?,
+        false => out.write_all(text.as_ref().as_bytes())?,
+    }
     out.write_all(b"\n")?;
     out.flush()
 }
 
-/// Tells what is no result, on standard error or to whoever embeds the library.
+/// The columns of the terminal that results are printed to; `None` where they go elsewhere.
+pub fn width() -> Option<usize> {
+    let terminal = console::Term::stdout();
+    (host::host().is_none() && terminal.is_term()).then(|| usize::from(terminal.size().1))
+}
+
+/// Tells what is no result, on standard error or to whoever embeds the library. Control characters, which names of folders may
+/// have, are written out.
 pub fn note(text: &str) {
     match host::host() {
         Some(host) => host.note(text),
         // Nobody watching is no reason to stop.
-        None => drop(writeln!(io::stderr(), "{text}")),
+        None => drop(writeln!(io::stderr(), "{}", printable::text(text))),
     }
 }
 

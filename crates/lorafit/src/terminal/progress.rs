@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lorafit_remedy::amounts::{counted, duration, memory};
-use lorafit_train::{SMOOTHED_STEPS, mean};
+use lorafit_train::{SMOOTHED_STEPS, smoothed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -135,7 +135,7 @@ impl Progress {
     /// Step `step` of `total` (counted from 1) is done; `rss_bytes` is the peak of memory so far.
     pub fn step(&mut self, step: usize, total: usize, loss: f64, tokens_per_s: f64, rss_bytes: u64) {
         self.remember(loss);
-        let smoothed = mean(self.losses.make_contiguous());
+        let smoothed = smoothed(self.losses.make_contiguous()).unwrap_or(loss);
         let left = self.time_left(step, total);
         let done = Step { step, total, loss, smoothed, tokens_per_s, left, peak: rss_bytes };
         match &mut self.sink {

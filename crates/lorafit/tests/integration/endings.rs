@@ -58,8 +58,15 @@ fn a_run_that_changed_nothing_says_so_and_what_to_change() {
     let told = train(place.path(), &["--validation", "12", "--max-steps", "4", "--lr", "1e-7"]);
     assert_eq!(verdict(place.path())["outcome"], "did-not-learn");
     assert!(told.contains("did not learn: held-out loss"), "{told}");
-    assert!(told.contains("raise the learning rate (--lr 2e-4) or train longer (--max-steps 20)"), "{told}");
+    assert!(
+        told.contains("raise the learning rate (--lr auto finds one), or train longer (--max-steps 20)"),
+        "{told}"
+    );
     assert!(!told.contains("next: "), "{told}");
+    // The command that looks at the rows runs as it stands.
+    let command = told.split("lorafit data ").nth(1).and_then(|rest| rest.split(" shows").next()).unwrap();
+    let words: Vec<&str> = std::iter::once("data").chain(command.split(' ')).collect();
+    assert!(lorafit(place.path(), &words).status.success(), "{words:?}");
 }
 
 #[test]
@@ -191,4 +198,75 @@ fn evaluations_that_have_no_rows_are_refused() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("of 20 rows --validation auto holds out none"), "{told}");
+}
+
+/// A learning rate begins at 0 where a warm-up is given, as in transformers: a run of one step would change nothing.
+#[test]
+fn a_run_of_one_step_trains_or_says_that_it_does_not() {
+    let place = place(40);
+    let at = place.path();
+    let rate = || {
+        let text = fs::read_to_string(at.join("run/metrics.jsonl")).unwrap();
+        let record: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+        record["learning_rate"].as_f64().unwrap()
+    };
+    let one = ["--max-steps", "1", "--validation", "12", "--lr", "1e-2"];
+    let told = train(at, &one);
+    assert!(rate() == 1e-2 && !told.contains("no step changes anything"), "{told}");
+    let told = train(at, &[&one[..], &["--warmup-ratio", "0.03"]].concat());
+    assert!(rate() == 0.0 && told.contains("no step changes anything"), "{told}");
+    assert!(told.contains("--warmup-ratio 0 begins at its peak"), "{told}");
+    assert!(
+        told.contains("no step lowered the held-out loss, ") && !told.contains("best held-out loss"),
+        "{told}"
+    );
+    let status = String::from_utf8(lorafit(at, &["status", "run"]).stdout).unwrap();
+    assert!(status.contains("no step lowered the held-out loss, "), "{status}");
+    train(at, &[&one[..], &["--warmup-ratio", "0"]].concat());
+    assert_eq!(rate(), 1e-2);
+}
+
+#[test]
+fn a_model_that_only_guesses_has_not_learnt() {
+    let place = place(40);
+    let flags = ["--method", "full", "--init", "random", "--preset", "off", "--epochs", "6", "--lr", "2e-4"];
+    let told = train(place.path(), &[&flags[..], &["--validation", "12", "--eval-every", "7"]].concat());
+    let found = verdict(place.path());
+    assert_eq!((&found["outcome"], &found["among"]), (&"guessing".into(), &320.into()));
+    assert!(told.contains("predicts no better than chance: held-out loss 5."), "{told}");
+    assert!(told.contains("a blind guess among 320 has 5.7683") && !told.contains("next: "), "{told}");
+    let table = String::from_utf8(lorafit(place.path(), &["runs", "."]).stdout).unwrap();
+    assert!(table.contains("only guesses"), "{table}");
+}
+
+/// Hints about held-out rows work for as many rows as there are.
+#[test]
+fn few_rows_are_held_out_as_the_hint_says() {
+    for rows in [1, 2, 3, 4, 5, 9, 12] {
+        let place = place(rows);
+        let at = place.path();
+        let start = ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run", "--max-steps", "2"];
+        let tried = lorafit(at, &[&start[..], &["--eval-every", "1"]].concat());
+        let told = String::from_utf8(tried.stderr).unwrap();
+        let hint = told.lines().find_map(|line| line.strip_prefix("hint: ")).unwrap();
+        let words: Vec<&str> = hint.split([' ', ',']).collect();
+        let flag =
+            words.iter().position(|word| *word == "--validation").map(|at| &words[at..at + 2]).unwrap();
+        // None can be held out of one row.
+        let more = if rows == 1 { vec![] } else { vec!["--eval-every", "1"] };
+        let pasted = lorafit(at, &[&start[..], flag, &more].concat());
+        assert!(pasted.status.success(), "{rows} rows, {flag:?}: {pasted:?}");
+    }
+}
+
+#[test]
+fn an_adapter_of_a_run_that_diverged_is_said_to_be_one() {
+    let place = place(40);
+    let at = place.path();
+    let flags = ["--lr", "1e30", "--max-grad-norm", "0", "--max-steps", "30", "--warmup-ratio", "0"];
+    let start = ["train", "--model", MODEL, "--data", "rows.jsonl", "--out", "run"];
+    assert!(!lorafit(at, &[&start[..], &flags].concat()).status.success());
+    let output = lorafit(at, &["eval", "--model", MODEL, "--adapter", "run", "--data", "rows.jsonl"]);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(told.contains("run diverged") && !told.contains("has not ended"), "{told}");
 }

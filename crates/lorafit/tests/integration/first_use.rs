@@ -174,7 +174,7 @@ fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         assert!(
-            said.contains("run has not ended: its adapter is that of run/checkpoints/step-00000004"),
+            said.contains("run has lost the adapter that it ended with: its adapter is that of run/checkpoints/step-00000004"),
             "{said}"
         );
     };
@@ -184,7 +184,7 @@ fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
     refused(
         at,
         &["inspect", "run"],
-        &["run has not ended, and has saved no adapter yet", "lorafit status run"],
+        &["run has lost the adapter that it ended with, and no adapter of it is saved", "lorafit status run"],
     );
 }
 

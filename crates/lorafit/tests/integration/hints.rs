@@ -80,6 +80,13 @@ fn a_sweep_names_the_keys_of_its_file() {
          [search]\nlr = [1e-3, 1e-4]\n"
     );
     fs::write(place.path().join("sweep.toml"), file).expect("written");
+    let patient = fs::read_to_string(place.path().join("sweep.toml")).expect("read");
+    let patient = patient.replace("[search]", "patience = 2\npreset = \"off\"\n[search]");
+    fs::write(place.path().join("patient.toml"), patient).expect("written");
+    let error = lorafit(place.path(), &["sweep", "patient.toml", "--out", "patient"]).stderr;
+    let error = String::from_utf8(error).expect("text");
+    assert!(error.contains("`patience = 2` without `eval-every`"), "{error}");
+    assert!(error.contains("hint: give `eval-every` STEPS"), "{error}");
     assert_eq!(
         hint(place.path(), &["sweep", "sweep.toml", "--out", "sweep"]).as_deref(),
         Some(

@@ -5,6 +5,7 @@ mod architecture;
 mod cases;
 mod command_line;
 mod common;
+mod damaged;
 mod doctor;
 mod endings;
 mod export;

@@ -507,7 +507,7 @@ fn level_settings_have_no_winner_and_more_seeds_are_added() {
     let found = result(&place.sweep(&["--json"]));
     assert!(found["best"].is_null() && found["command"].is_null(), "{found}");
     assert!(found["verdict"].as_str().expect("text").starts_with("level, as their differences"), "{found}");
-    assert!(!place.path("s/winner.toml").exists());
+    assert!(!place.path("s/winner.toml").exists() && found["config"].is_null(), "{found}");
     place.write_file("max-steps = 3\nseed = 7\n", &search("3"));
     assert_ended_well(&place.sweep(&[]));
     let seeds: Vec<u64> =
@@ -563,7 +563,7 @@ fn mistakes_in_a_sweep_file_are_named_with_their_line() {
             "line 11: `direction`: exact_match is best where it is highest",
         ),
         ("", "[sweep]\nmax-new-tokens = 0\n", "`max-new-tokens` 0: must be 1 or more"),
-        ("", "[search]\nrank = [0]\n", "trial 000 (rank=0)\n  --rank 0: must be 1 or more"),
+        ("", "[search]\nrank = [0]\n", "trial 000 (rank=0)\n  `rank = 0`: must be 1 or more"),
     ] {
         let place = Place::new(more, search);
         let refused = place.sweep(&["--dry-run"]);

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::str::FromStr;
 
 use lorafit_remedy::Remedy;
+use lorafit_remedy::amounts::counted;
 use regex::{Regex, RegexBuilder};
 
 use crate::arch::known_paths;
@@ -44,7 +45,10 @@ impl TargetError {
 
     pub(crate) fn no_such_layer(layer: usize, layers: usize) -> Self {
         TargetError {
-            message: format!("layer {layer} does not exist in a model of {layers} layers"),
+            message: format!(
+                "layer {layer} does not exist in a model of {}",
+                counted(layers, "layer", "layers")
+            ),
             hint: format!("layers are numbered 0 to {}", layers.saturating_sub(1)),
         }
     }
@@ -275,7 +279,10 @@ impl LayerRange {
         let end = self.last.map_or(layers, |last| last + 1);
         if self.first >= layers || end > layers {
             return Err(TargetError {
-                message: format!("layers {self} do not exist in a model of {layers} layers"),
+                message: format!(
+                    "layers {self} do not exist in a model of {}",
+                    counted(layers, "layer", "layers")
+                ),
                 hint: format!("layers are numbered 0 to {}", layers.saturating_sub(1)),
             });
         }

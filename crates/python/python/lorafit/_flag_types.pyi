@@ -87,7 +87,7 @@ class TrainFlags(TypedDict, total=False):
     """How the learning rate changes after the warm-up"""
 
     warmup_ratio: float | None
-    """Share of the steps that warm up: the learning rate rises from 0; 0 to 0.1"""
+    """Share of the steps that warm up: the learning rate rises from 0; 0 to 0.1 [default: 0.03; in runs of fewer than 10 steps 0]"""
 
     decay_ratio: float | None
     """Share of the steps in which --scheduler wsd lets the learning rate fall; 0.1 to 0.2 [default: 0.2]"""

@@ -96,6 +96,9 @@ pub(super) fn whole_regex(text: &str) -> Result<&str, String> {
     Ok(text)
 }
 
+/// Letters of a reference that are shown.
+const MOST_OF_REFERENCE: usize = 100;
+
 /// What the library says of a constraint that it cannot keep, in the terms of the client.
 pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
     if error.starts_with("panic") {
@@ -135,9 +138,12 @@ pub(super) fn explain(error: &str, constraint: &Constraint) -> String {
         return format!("nothing fits it: {}", shortened(&wording::unsatisfiable(why)));
     }
     if let Some((_, reference)) = reason.split_once("'referencing' feature; ref ") {
+        // So much of it that what to do about it has room behind it.
+        let shown: String = reference.chars().take(MOST_OF_REFERENCE).collect();
+        let cut = if shown.len() < reference.len() { "…" } else { "" };
         return format!(
-            "`$ref` {}: only places of the schema itself (#/...) are supported",
-            shortened(reference)
+            "`$ref` {shown}{cut}: only places of the schema itself are supported, and nothing is fetched from the network; put the \
+             definition under `$defs`"
         );
     }
     if let Some(why) = wording::of_value(&reason) {

@@ -270,6 +270,10 @@ fn what_cannot_be_kept_is_refused_by_name() {
             json!({"$ref": "https://example.com/schema"}),
             "`$ref` 'https://example.com/schema': only places of the schema itself",
         ),
+        (
+            json!({"$ref": "http://example.com/schema"}),
+            "nothing is fetched from the network; put the definition under `$defs`",
+        ),
         (json!({"$ref": "#/$defs/none"}), "`$ref` '#/$defs/none' leads to nothing in the schema"),
         (
             json!({"properties": {"a": {"$ref": "#/properties/b"}}}),

@@ -1,6 +1,8 @@
 //! The median stopping rule (Golovin et al. 2017, "Google Vizier", section 3.2.2): a trial is given up at a step if its best
 //! score so far is worse than the median, over the other trials, of their mean score up to that step.
 
+use crate::middle::median;
+
 /// Scores of a trial after so many steps, in order; lower is better.
 pub type Curve = Vec<(u64, f64)>;
 
@@ -11,14 +13,8 @@ const LEAST_OTHERS: usize = 3;
 pub fn is_losing<'a>(curve: &Curve, others: impl Iterator<Item = &'a Curve>) -> bool {
     let Some(&(now, _)) = curve.last() else { return false };
     let best = curve.iter().map(|&(_, score)| score).fold(f64::INFINITY, f64::min);
-    let mut means: Vec<f64> = others.filter_map(|other| mean_until(other, now)).collect();
-    means.sort_by(f64::total_cmp);
-    let middle = means.len() / 2;
-    match means.len() {
-        0..LEAST_OTHERS => false,
-        n if n % 2 == 1 => best > means[middle],
-        _ => best > (means[middle - 1] + means[middle]) / 2.0,
-    }
+    let means: Vec<f64> = others.filter_map(|other| mean_until(other, now)).collect();
+    means.len() >= LEAST_OTHERS && median(means).is_some_and(|median| best > median)
 }
 
 /// The mean score up to step `now`, of a trial that came as far.

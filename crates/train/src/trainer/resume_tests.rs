@@ -11,7 +11,6 @@ use lorafit_model::{Model, WeightSelection};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::stepper::schedule_of;
 use super::tests::{Draws, Fixture, fixture};
 use super::*;
 use crate::checkpoint::Content;
@@ -64,7 +63,7 @@ impl Case {
             micro_batch_tokens: 24,
             optimizer,
             schedule: ScheduleKind::Cosine,
-            warmup_ratio: 0.2,
+            warmup_ratio: Some(0.2),
             weight_decay: 0.01,
             max_grad_norm: Some(1.0),
             order: Order::Shuffled { seed: 3 },
@@ -307,7 +306,7 @@ fn resume_reproduces_a_run_that_is_restarted() {
     let history = RunHistory::read(dir.path()).expect("reads");
     let rates: Vec<f64> = history.steps.iter().map(|step| step.learning_rate).collect();
     let round = |steps| {
-        let schedule = schedule_of(&case.options, steps);
+        let schedule = case.options.schedule_over(steps);
         (1..=steps).map(move |step| schedule.rate(step))
     };
     let expected: Vec<f64> = [3, 6, 12].into_iter().flat_map(round).collect();

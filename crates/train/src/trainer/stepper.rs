@@ -110,12 +110,6 @@ impl Chance {
     }
 }
 
-/// The course of the learning rate over so many steps.
-pub(super) fn schedule_of(options: &TrainOptions, steps: u64) -> Schedule {
-    let TrainOptions { schedule, learning_rate, warmup_ratio, decay_ratio, .. } = *options;
-    Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, steps)
-}
-
 /// One optimizer step after another, and what lives between them beside the parameters.
 pub(crate) struct Stepper<'a> {
     /// The processes that take its steps together.
@@ -157,7 +151,7 @@ impl<'a> Stepper<'a> {
             ),
             gradients,
             optimizer: AdamW::new(parameters, options.optimizer, options.weight_decay, options.b_rate_ratio),
-            schedule: schedule_of(options, total_steps),
+            schedule: options.schedule_over(total_steps),
             spike_above: None,
         }
     }
@@ -165,7 +159,7 @@ impl<'a> Stepper<'a> {
     /// Has the learning rate follow the round after so many restarts of a run whose first round has so many steps.
     pub(super) fn set_round(&mut self, options: &TrainOptions, first_round: u64, restarts: u64) {
         let (earlier, end) = (steps_before(first_round, restarts), steps_through(first_round, restarts));
-        self.schedule = schedule_of(options, end - earlier).after(earlier);
+        self.schedule = options.schedule_over(end - earlier).after(earlier);
     }
 
     /// Has its steps be on the judged rows of `samples`, if rows are judged, without a run whose folder has what the reference says.

@@ -5,11 +5,10 @@ use std::path::Path;
 use lorafit_model::adapter::{AdapterFile, CONFIG_FILE, ShrunkLayer, WEIGHTS_FILE, shrink};
 use lorafit_model::weights::tokenizer_files;
 use lorafit_remedy::amounts::{counted, percent};
-use lorafit_train::{FolderFile, ModelFolder, write_adapter_folder};
+use lorafit_train::{FolderFile, ModelFolder, median, write_adapter_folder};
 use serde_json::json;
 
 use crate::args::require;
-use crate::session::adapter_numbers::median;
 use crate::session::merge_inputs::new_folder;
 use crate::terminal::output;
 

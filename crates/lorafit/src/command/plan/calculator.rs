@@ -7,7 +7,7 @@ use std::path::Path;
 
 use clap::{Arg, Args as _, Command, FromArgMatches as _};
 use lorafit_model::{Config, is_hub_id};
-use lorafit_remedy::amounts::{grouped, memory, trainable};
+use lorafit_remedy::amounts::{counted, grouped, memory, trainable};
 use lorafit_serve::View;
 use serde_json::{Map, Value, json};
 
@@ -310,7 +310,7 @@ fn of_parts(report: &Report) -> String {
     let own = report.methods.iter().filter_map(|cost| Some((cost.method.clone(), cost.parts?)));
     let mut plans: Vec<(String, lorafit_train::MemoryPlan)> = own.collect();
     let answering = report.answering.as_ref();
-    plans.extend(answering.map(|found| (format!("{} answers", found.side_by_side), found.parts)));
+    plans.extend(answering.map(|found| (counted(found.side_by_side, "answer", "answers"), found.parts)));
     let columns: Vec<&str> = [""].into_iter().chain(plans.iter().map(|(name, _)| name.as_str())).collect();
     let names = parts(&lorafit_train::MemoryPlan::default()).map(|(name, _)| name);
     let mut rows: Vec<Vec<String>> = Vec::new();

@@ -1,6 +1,6 @@
 //! A plan as tables for the terminal, and as a figure.
 
-use lorafit_remedy::amounts::{grouped, memory, trainable};
+use lorafit_remedy::amounts::{counted, grouped, memory, trainable};
 use lorafit_train::MemoryPlan;
 
 use super::report::{DEVICES, MethodCost, Report};
@@ -78,7 +78,7 @@ pub fn table(report: &Report) -> String {
     let parts = |m: &MethodCost| Some((m.method.clone(), m.parts?));
     let mut columns: Vec<(String, MemoryPlan)> = report.methods.iter().filter_map(parts).collect();
     let answering = report.answering.as_ref();
-    columns.extend(answering.map(|found| (format!("{} answers", found.side_by_side), found.parts)));
+    columns.extend(answering.map(|found| (counted(found.side_by_side, "answer", "answers"), found.parts)));
     lines.push(memory_table::table(&columns));
     lines.extend(answering.map(|found| {
         format!(

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use lorafit_model::adapter::analysis::{Subspaces, Update};
 use lorafit_model::adapter::{AdapterFile, Factors};
+use lorafit_train::median;
 use rayon::prelude::*;
 
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style};
 use crate::pages::shell::{escape, sentence, table};
-use crate::session::adapter_numbers::{LayerNumbers, OverlapNumbers, median, modules, modules_of, verdict};
+use crate::session::adapter_numbers::{LayerNumbers, OverlapNumbers, modules, modules_of, verdict};
 
 /// Bars of a distribution.
 const BINS: usize = 61;

@@ -1,7 +1,7 @@
 //! What runs are, at one glance: the facts in the header of a page, and a table of several runs.
 
 use lorafit_remedy::amounts::{counted, duration};
-use lorafit_train::{EvaluationRecord, RunHistory, RunStatus, SMOOTHED_STEPS, mean};
+use lorafit_train::{EvaluationRecord, RunHistory, RunStatus};
 use serde_json::{Map, Value};
 
 use crate::args::config_file::object;
@@ -22,7 +22,7 @@ const VALUES: usize = 3;
 pub fn add_origin(facts: &mut Facts, run: &RunHistory) {
     facts.add("date", run.origin.began.map(made::at));
     facts.add("machine", machine(run));
-    facts.add("base loss", base_loss(run).map(|loss| format!("{loss:.4}")));
+    facts.add("base loss", run.base_loss().map(|loss| format!("{loss:.4}")));
     facts.add_code("command", run.origin.command.as_ref());
 }
 
@@ -44,7 +44,7 @@ pub fn facts(runs: &[NamedRun]) -> Facts {
     };
     facts.add("date", of(|run| Some(made::at(run.origin.began?))));
     facts.add("machine", of(machine));
-    facts.add("base loss", of(|run| Some(format!("{:.4}", base_loss(run)?))));
+    facts.add("base loss", of(|run| Some(format!("{:.4}", run.base_loss()?))));
     let commands = runs.iter().filter_map(|run| Some((&run.name, run.history.origin.command.as_ref()?)));
     for (name, command) in commands.take(VALUES) {
         facts.add_code(&format!("command of {name}"), Some(command));
@@ -85,11 +85,6 @@ fn machine(run: &RunHistory) -> Option<String> {
     Some(processor + &threads.unwrap_or_default())
 }
 
-/// The loss on held-out rows before the first step.
-fn base_loss(run: &RunHistory) -> Option<f64> {
-    run.evaluations.first().filter(|first| first.step == 0).map(|first| first.loss)
-}
-
 /// The table of several runs, with the options in which they differ.
 pub fn overview(runs: &[NamedRun]) -> String {
     let settings: Vec<Map<String, Value>> = runs.iter().map(settings).collect();
@@ -110,7 +105,7 @@ pub fn overview(runs: &[NamedRun]) -> String {
         row
     });
     table(
-        "The best loss on held-out rows of each run, its last training loss, and what runs differ in",
+        "The best loss on held-out rows of each run, the training loss of its last step, and what runs differ in",
         &columns,
         rows,
     )
@@ -131,16 +126,15 @@ fn of_run(run: &NamedRun) -> Vec<String> {
     let history = &run.history;
     let dash = || "-".to_owned();
     let best = best(history);
-    let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
-    let losses: Vec<f64> = ending.iter().map(|step| step.loss).collect();
+    let status = RunStatus::of(history);
     let totals = history.totals();
     vec![
         run.name.clone(),
-        RunStatus::read(&history.dir).map_or_else(|_| dash(), |status| status.state().name().to_owned()),
+        status.state().name().to_owned(),
         history.verdict.as_ref().map_or_else(dash, |verdict| in_short(&verdict.outcome).to_owned()),
         best.map_or_else(dash, |best| format!("{:.4}", best.loss)),
         best.map_or_else(dash, |best| best.step.to_string()),
-        if losses.is_empty() { dash() } else { format!("{:.4}", mean(&losses)) },
+        status.loss.map_or_else(dash, |loss| format!("{loss:.4}")),
         number(totals.step as usize),
         duration(totals.seconds),
     ]

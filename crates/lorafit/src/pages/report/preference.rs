@@ -1,7 +1,7 @@
 //! The figures of runs on judged replies beside their loss: curves of rewards, margins, accuracy and log-probabilities, and
 //! histograms of the margins of held-out pairs.
 
-use lorafit_remedy::amounts::grouped;
+use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::preference::PreferenceMetrics;
 use lorafit_train::{Margins, PairMargins};
 
@@ -155,10 +155,10 @@ fn histogram(i: usize, run: &str, margins: &PairMargins, runs: usize) -> Option<
     let before = start.map(|start| format!("before training {}, ", grouped(preferred(start))));
     let description = format!(
         "The reward of the chosen reply above that of the rejected one, of each held-out pair. Above 0 the chosen reply is preferred: \
-         {}{after} {} of {} pairs.",
+         {}{after} {} of {}.",
         before.unwrap_or_default(),
         grouped(preferred(latest)),
-        grouped(latest.margins.len() as u64),
+        counted(latest.margins.len(), "pair", "pairs"),
     );
     let (x, y) =
         (Axis::linear("margin of a pair", "margin"), Axis::linear("held-out pairs", "pairs").whole());

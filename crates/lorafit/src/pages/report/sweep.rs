@@ -14,7 +14,7 @@ use super::{Report, slug};
 use crate::metrics::Direction;
 use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
 use crate::pages::shell::{Cards, Facts, number, sentence, table};
-use crate::sweep::folder::in_words as in_words_of;
+use crate::sweep::folder::{TrialState, in_words as in_words_of, order, value_in_words};
 use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
 /// The records of a sweep.
@@ -28,9 +28,9 @@ const GRID: usize = 6;
 /// What is told of a trial.
 #[derive(Clone, Debug, Deserialize)]
 struct Trial {
-    trial: u64,
+    trial: usize,
     name: String,
-    state: String,
+    state: TrialState,
     #[serde(default)]
     options: Map<String, Value>,
     metric: Option<f64>,
@@ -64,7 +64,7 @@ impl Sweep {
         let path = dir.join(TRIALS);
         let text =
             std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        let mut trials: BTreeMap<u64, Trial> = BTreeMap::new();
+        let mut trials: BTreeMap<usize, Trial> = BTreeMap::new();
         let mut unreadable_lines = 0;
         for line in text.split_inclusive('\n') {
             match serde_json::from_str::<Trial>(line) {
@@ -80,17 +80,16 @@ impl Sweep {
             .unwrap_or_default();
         let maximise = about["direction"].as_str() == Some("maximize");
         let mut trials: Vec<Trial> = trials.into_values().collect();
-        let key = |trial: &Trial| {
-            let metric = trial.metric.filter(|metric| metric.is_finite());
-            metric.map_or(f64::INFINITY, |metric| if maximise { -metric } else { metric })
-        };
-        trials.sort_by(|a, b| key(a).total_cmp(&key(b)));
+        let direction = if maximise { Direction::Maximize } else { Direction::Minimize };
+        let key =
+            |trial: &Trial| (trial.state, trial.metric.filter(|metric| metric.is_finite()), trial.trial);
+        trials.sort_by(|a, b| order(key(a), key(b), direction));
         let metric = about["metric"].as_str().unwrap_or("metric").to_owned();
         let ranking = (!about["seeds"].is_null()).then(|| {
-            let seen = |trial: &'_ Trial| (trial.state == "finished").then_some(trial.metric).flatten();
+            let seen =
+                |trial: &'_ Trial| (trial.state == TrialState::Finished).then_some(trial.metric).flatten();
             let mut by_number: Vec<&Trial> = trials.iter().collect();
             by_number.sort_by_key(|trial| trial.trial);
-            let direction = if maximise { Direction::Maximize } else { Direction::Minimize };
             let trial = |t: &'_ Trial| (seen(t), t.name.clone(), t.options.clone());
             let seen: Vec<_> = by_number.into_iter().map(trial).collect();
             let seen = seen.iter().map(|(metric, name, options)| Seen { name, options, metric: *metric });
@@ -135,11 +134,16 @@ impl Sweep {
         }
     }
 
+    /// The best of the trials that were trained to their end.
+    fn best(&self) -> Option<&Trial> {
+        self.trials.first().filter(|trial| trial.state == TrialState::Finished)
+    }
+
     /// Adds the sweep to a report.
     pub fn add(&self, report: &mut Report) {
         report.section("Trials");
         let mut cards = Cards::default();
-        let finished = self.trials.iter().filter(|trial| trial.state == "finished").count();
+        let finished = self.trials.iter().filter(|trial| trial.state == TrialState::Finished).count();
         cards.add("trials", &number(self.trials.len()), &format!("{finished} finished"));
         if let Some(ranking) = &self.ranking {
             let whole = ranking.ranked.iter().filter(|setting| setting.is_finished()).count();
@@ -149,7 +153,7 @@ impl Sweep {
                 let which = if self.maximise { "the highest mean" } else { "the lowest mean" };
                 cards.add(&self.metric, &mean_in_words(metric, best.standard_error), which);
             }
-        } else if let Some((best, metric)) = self.trials.first().and_then(|best| Some((best, best.metric?))) {
+        } else if let Some((best, metric)) = self.best().and_then(|best| Some((best, best.metric?))) {
             let which = if self.maximise { "the highest" } else { "the lowest" };
             cards.add(&self.metric, &format!("{metric:.4}"), &format!("{which}, of trial {}", best.name));
         }
@@ -179,7 +183,7 @@ impl Sweep {
         }
     }
 
-    /// The options that differ between trials: rank, alpha and lr first.
+    /// The options that differ between trials, in the order that leader boards have.
     fn varied(&self) -> Vec<String> {
         let mut names: Vec<String> = Vec::new();
         for name in self.trials.iter().flat_map(|trial| trial.options.keys()) {
@@ -190,7 +194,6 @@ impl Sweep {
         names.retain(|name| {
             self.trials.iter().any(|t| t.options.get(name) != self.trials[0].options.get(name))
         });
-        names.sort_by_key(|name| ["rank", "alpha", "lr"].iter().position(|known| known == name).unwrap_or(3));
         names
     }
 
@@ -255,8 +258,11 @@ impl Sweep {
         }
         let axis = axis(option, &values);
         let points = |finished: bool| {
-            let shown =
-                self.trials.iter().zip(&values).filter(|(trial, _)| (trial.state == "finished") == finished);
+            let shown = self
+                .trials
+                .iter()
+                .zip(&values)
+                .filter(|(trial, _)| (trial.state == TrialState::Finished) == finished);
             let mut points: Vec<(f64, f64)> =
                 shown.filter_map(|(t, value)| Some(((*value)?, t.metric?))).collect();
             points.sort_by(|a, b| a.0.total_cmp(&b.0));
@@ -310,7 +316,7 @@ impl Sweep {
         columns.extend([self.metric.as_str(), "standard error", "seeds", "level with the best", "trials"]);
         let row = |setting: &Setting| {
             let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
-            let option = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), in_words);
+            let option = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), value_in_words);
             let mut row: Vec<String> = names.iter().map(option).collect();
             row.extend([number(setting.metric), number(setting.standard_error), setting.seeds_in_words()]);
             let has_rivals = ranking.level().len() > 1;
@@ -322,20 +328,22 @@ impl Sweep {
     }
 
     fn board(&self, varied: &[String]) -> String {
-        let mut columns = vec!["trial", "state", self.metric.as_str()];
+        let mut columns = vec!["trial"];
         columns.extend(varied.iter().map(String::as_str));
-        columns.extend(["steps", "time", "tokens/s", "peak memory"]);
+        columns.extend([self.metric.as_str(), "steps", "time", "tokens/s", "peak memory", "state"]);
         let row = |trial: &Trial| {
             let tell =
                 |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
-            let mut row = vec![trial.name.clone(), trial.state.clone(), tell(trial.metric, 4)];
+            let mut row = vec![trial.name.clone()];
             row.extend(
-                varied.iter().map(|option| trial.options.get(option).map_or("-".to_owned(), in_words)),
+                varied.iter().map(|option| trial.options.get(option).map_or("-".to_owned(), value_in_words)),
             );
+            row.push(tell(trial.metric, 4));
             row.push(trial.step.map_or("-".to_owned(), |step| step.to_string()));
             row.push(trial.seconds.map_or("-".to_owned(), duration));
             row.push(tell(trial.tokens_per_s, 0));
             row.push(trial.peak_rss_bytes.map_or("-".to_owned(), |bytes| memory(bytes as u64)));
+            row.push(trial.state.name().to_owned());
             row
         };
         table("Leader board, the best first", &columns, self.trials.iter().map(row))
@@ -392,7 +400,7 @@ mod tests {
     #[test]
     fn the_last_line_of_a_trial_counts_and_the_best_is_first() {
         let dir = tempfile::tempdir().unwrap();
-        let trial = |trial: u64, state: &str, metric: &str, rank: u64| {
+        let trial = |trial: usize, state: &str, metric: &str, rank: u64| {
             format!(
                 "{{\"trial\":{trial},\"name\":\"{trial:03}\",\"run\":\"trials/{trial:03}\",\"state\":\"{state}\",\
                  \"options\":{{\"rank\":{rank},\"lr\":1e-{},\"optimizer\":\"adamw\"}},\"metric\":{metric}}}\n",

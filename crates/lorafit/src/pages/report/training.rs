@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::{self, counted, duration};
+use lorafit_remedy::printable;
 use lorafit_train::{
-    ClassMetrics, LossOver, MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord, mean,
+    ClassMetrics, LossOver, MemoryPlan, RunError, RunHistory, RunStatus, SMOOTHED_STEPS, StepRecord,
 };
 use serde_json::Value;
 
@@ -63,7 +64,7 @@ pub fn names(dirs: &[PathBuf]) -> Vec<String> {
     let last: Vec<String> = dirs.iter().map(|dir| last_part(dir)).collect();
     let is_unique = |name: &String| last.iter().filter(|other| *other == name).count() == 1;
     let name = |(name, dir): (&String, &PathBuf)| {
-        if is_unique(name) { name.clone() } else { dir.display().to_string() }
+        if is_unique(name) { name.clone() } else { printable::name(&dir.display().to_string()).into_owned() }
     };
     last.iter().zip(dirs).map(name).collect()
 }
@@ -71,7 +72,8 @@ pub fn names(dirs: &[PathBuf]) -> Vec<String> {
 /// What a folder is called in the folder above it.
 pub fn last_part(dir: &Path) -> String {
     let whole = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
-    whole.file_name().map_or_else(|| dir.display().to_string(), |name| name.to_string_lossy().into_owned())
+    let name = whole.file_name().map(|name| name.to_string_lossy().into_owned());
+    printable::name(&name.unwrap_or_else(|| dir.display().to_string())).into_owned()
 }
 
 /// Adds what there is to say of how `runs` went.
@@ -86,16 +88,13 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
         }
         report.html(&cards(run));
         if let (Some(verdict), Some(args)) = (&run.history.verdict, &run.args) {
-            for line in in_words(verdict, args, &run.history.dir) {
+            let rows = run.history.data.as_ref().and_then(|data| data.get("rows")?.as_u64());
+            for line in in_words(verdict, args, &run.history.dir, rows.map(|rows| rows as usize)) {
                 report.note(&sentence(&line));
             }
         }
-        if run.history.unreadable_lines > 0 {
-            report.note(&format!(
-                "{} of the records of {} cannot be read and left out.",
-                counted(run.history.unreadable_lines, "line", "lines"),
-                run.name
-            ));
+        for damage in &run.history.damage {
+            report.note(&format!("Warning: in the folder of {}, {damage}.", run.name));
         }
     }
     report.section("Training");
@@ -128,24 +127,14 @@ pub fn add_configuration(report: &mut Report, runs: &[NamedRun]) {
 fn cards(run: &NamedRun) -> String {
     let mut cards = Cards::default();
     let history = &run.history;
-    let status = RunStatus::read(&history.dir).ok();
-    let done = history.steps.last().map_or(0, |step| step.step);
-    let total_steps = status.as_ref().and_then(|status| status.total_steps);
-    let of = total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
-    let state = status.map_or("", |status| status.state().name());
-    cards.add("steps", &number(done as usize), &format!("{of}{state}"));
+    let status = RunStatus::of(history);
+    let of = status.total_steps.map(|total| format!("of {}, ", number(total as usize))).unwrap_or_default();
+    cards.add("steps", &number(status.step as usize), &format!("{of}{}", status.state().name()));
     let last = history.steps.last();
-    let ending = &history.steps[history.steps.len().saturating_sub(SMOOTHED_STEPS)..];
-    if !ending.is_empty() {
-        let mean = mean(&ending.iter().map(|step| step.loss).collect::<Vec<_>>());
-        cards.add(
-            "training loss",
-            &format!("{mean:.4}"),
-            &match ending.len() {
-                1 => "of the last step".to_owned(),
-                steps => format!("smoothed: mean of the last {steps} steps"),
-            },
-        );
+    if let (Some(loss), Some(smoothed)) = (status.loss, status.smoothed_loss) {
+        let over = counted(history.steps.len().min(SMOOTHED_STEPS), "step", "steps");
+        let note = format!("of the last step; smoothed over {over}: {smoothed:.4}");
+        cards.add("training loss", &format!("{loss:.4}"), &note);
     }
     let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
     if let Some(best) = best {
@@ -167,11 +156,11 @@ fn cards(run: &NamedRun) -> String {
             cards.add("macro F1", &format!("{f1:.3}"), "of held-out texts, at that loss");
         }
     }
-    let seconds: f64 = history.steps.iter().map(|step| step.seconds).sum();
-    let tokens: u64 = history.steps.iter().map(|step| step.tokens).sum();
-    if seconds > 0.0 {
-        let note = format!("{} tokens in {} of steps", number(tokens as usize), duration(seconds));
-        cards.add("tokens/s", &format!("{:.0}", tokens as f64 / seconds), &note);
+    let totals = history.totals();
+    if let Some(rate) = status.tokens_per_s.filter(|rate| *rate > 0.0) {
+        let tokens = counted(totals.tokens as usize, "token", "tokens");
+        let note = format!("{tokens} in {} of steps", duration(totals.seconds));
+        cards.add("tokens/s", &format!("{rate:.0}"), &note);
     }
     if let Some(step) = last {
         let note = match planned_bytes(history) {
@@ -402,11 +391,11 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
         let count = |key: &str| data.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
         let share = |key: &str| percent(data.get(key).and_then(Value::as_f64).unwrap_or(0.0));
         let length =
-            |key: &str| data.get("length").and_then(|l| l.get(key)).and_then(Value::as_u64).unwrap_or(0);
+            |key: &str| data.get("length").and_then(|l| l.get(key)).and_then(Value::as_f64).unwrap_or(0.0);
         let mut cards = Cards::default();
-        let rows = number(count("rows"));
+        let rows = counted(count("rows"), "row", "rows");
         match run.history.is_judged() {
-            true => cards.add("judged replies", &number(count("samples")), &format!("of {rows} rows")),
+            true => cards.add("judged replies", &number(count("samples")), &format!("of {rows}")),
             false => cards.add("rows trained on", &number(count("samples")), &format!("of {rows}")),
         }
         let note = match run.history.loss_over() {
@@ -416,8 +405,8 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
         cards.add("tokens", &number(count("tokens")), &note);
         cards.add(
             "median row",
-            &length("median").to_string(),
-            &format!("tokens; the longest {}", length("max")),
+            &amounts::half(length("median")),
+            &format!("tokens; the longest {}", amounts::half(length("max"))),
         );
         let dropped = count("overlong") + count("dropped") + count("skipped");
         cards.add("cut", &number(count("truncated")), &format!("rows; {} left out", number(dropped)));

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use lorafit_kernels::Device;
+use lorafit_remedy::amounts::counted;
 use regex::Regex;
 
 use super::lora::{Adapter, LoraConfig};
@@ -80,7 +81,8 @@ fn adapter_of(
         let name = module.path(*layer);
         let (outputs, inputs) = module_shape(config, *module);
         if *layer >= config.num_hidden_layers {
-            let problem = format!("{name}: the model has {} layers", config.num_hidden_layers);
+            let problem =
+                format!("{name}: the model has {}", counted(config.num_hidden_layers, "layer", "layers"));
             return Err(fail(problem).with_hint("the adapter was made for another model"));
         }
         if (a.len(), b.len()) != (rank * inputs, outputs * rank) {
