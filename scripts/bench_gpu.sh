@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# What a GPU is measured by, in one sitting: the self-check, then a 7B shape in bf16 and in NF4 beside PEFT on the same
-# device, then the least memory of QLoRA. Needs a release build, the NVIDIA driver, cuBLASLt and NVRTC; the peer needs a
-# Python with torch for CUDA, transformers, peft and bitsandbytes (PYTHON=...), and is skipped without.
+# What a GPU is measured by, in one sitting: the self-check, then a 7B shape in bf16 and in NF4 beside Unsloth and PEFT on the
+# same device, then the least memory of QLoRA. Needs a release build, the NVIDIA driver, cuBLASLt and NVRTC; the peers need a
+# Python with torch for CUDA, transformers, peft, bitsandbytes and unsloth (PYTHON=...), and are skipped without.
 #   scripts/bench_gpu.sh OUT_FOLDER
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -21,20 +21,23 @@ run() { # NAME COMMAND...: keeps what it prints, says how it went, and goes on
   printf '%-24s exit %d   %s\n' "$name" "$code" "$*"
 }
 ours() { run "$1" "$lorafit" bench --device cuda:0 --shape llama-2-7b --rank 16 --json "${@:2}"; }
-peer() {
-  "$python" -c 'import torch, peft; assert torch.cuda.is_available()' 2>/dev/null || { echo "$1: skipped, no peer here"; return; }
-  run "$1" "$python" scripts/peft_shape_bench.py --device cuda --shape llama-2-7b --rank 16 --alpha 32 --targets all-linear \
-    --dtype bf16 "${@:2}"
+peer() { # PEER NAME FLAGS...
+  "$python" -c "import torch, $1; assert torch.cuda.is_available()" 2>/dev/null || { echo "$2: skipped, no $1 here"; return; }
+  run "$2" "$python" "scripts/$1_shape_bench.py" --device cuda --shape llama-2-7b --rank 16 --alpha 32 --targets all-linear \
+    --dtype bf16 "${@:3}"
 }
 
 nvidia-smi > "$out/nvidia-smi.txt" || true
 run selfcheck-bf16 "$lorafit" selfcheck --device cuda:0 --json
 run selfcheck-f32 "$lorafit" selfcheck --device cuda:0 --compute-dtype f32 --no-speed --json
 # 8,192 tokens a step in rows of 2,048.
-ours bf16 --batch 4 --seq 2048 --micro-batch-tokens 8192
-peer peft-bf16 --batch 4 --seq 2048
+ours bf16 --dtype bf16 --batch 4 --seq 2048 --micro-batch-tokens 8192
+peer unsloth unsloth-bf16 --batch 4 --seq 2048 --blocks eager
+peer unsloth unsloth-bf16-compiled --batch 4 --seq 2048 --blocks block
+peer peft peft-bf16 --batch 4 --seq 2048
 ours nf4 --batch 4 --seq 2048 --micro-batch-tokens 8192 --quant nf4 --double-quant --recompute none
-peer peft-nf4 --batch 4 --seq 2048 --quant nf4
+peer unsloth unsloth-nf4 --batch 4 --seq 2048 --quant nf4 --blocks eager
+peer peft peft-nf4 --batch 4 --seq 2048 --quant nf4
 ours nf4-least-memory --batch 1 --seq 512 --micro-batch-tokens 512 --quant nf4 --double-quant --recompute full
 
 "$python" - "$out" <<'PY'

@@ -20,7 +20,7 @@ pub struct Common {
     #[arg(long, value_name = "N")]
     #[arg(add = Facts::PROCESS)]
     pub threads: Option<usize>,
-    /// Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)
+    /// Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     #[arg(add = Facts::PROCESS, add = Words(|| vec!["auto", "cpu", "cuda:0"]))]
     pub device: DeviceChoice,

@@ -33,7 +33,7 @@ pub(crate) use serde_as_text;
 /// `--device`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeviceChoice {
-    /// The CPU, as long as no GPU has been tried.
+    /// The CPU: a GPU is taken by who asks for it.
     Auto,
     /// The processor.
     Cpu,
