@@ -1,10 +1,12 @@
 // Attention on Hopper's tensor cores, which multiply for a warpgroup from shared memory while its threads go on ("wgmma"); behind
 // cuda.cu, with what that has of trees and rows. Scores are only scaled: what has a cap or a window is left to warps.
 //
-// A block has three warpgroups forward and two backward, with 64 rows each of what it owns, and walks the other operand in tiles of 64
-// rows, which are in shared memory in several stages. Products are begun as soon as their operands are there and waited for as late as
-// can be, so that tensor cores work for one warpgroup while the threads of another take powers. All rows of a tile are copied by neighbouring threads in whole lines of 128 bytes: where
-// a row is in its tensor (its "place") is worked out for a tile ahead, by one thread a row, and left in shared memory.
+// A block has three warpgroups forward and two backward, with 64 rows each of what it owns, and walks the other operand in tiles of
+// 64 rows, which are in shared memory in several stages. Products are begun as soon as their operands are there and waited for as
+// late as can be, so that tensor cores work for one warpgroup while the threads of another take powers.
+//
+// All rows of a tile are copied by neighbouring threads in whole lines of 128 bytes: where a row is in its tensor (its "place") is
+// worked out for a tile ahead, by one thread a row, and left in shared memory.
 
 static constexpr int GROUP_ROWS = 64, BLOCK_ROWS = 2 * GROUP_ROWS, INNER = 64;
 
