@@ -58,9 +58,6 @@ struct Piece {
 };
 
 constexpr u64 UNIT = 2 << 20;
-// The least that a block may have on a supported device.
-constexpr u32 MOST_SHARED = 99 << 10;
-
 std::recursive_mutex one_at_a_time;
 std::map<std::string, u64> counts;
 std::deque<std::function<void()>> queue;
@@ -81,6 +78,8 @@ bool chosen(const char* setting, const std::string& entry) {
     const char* name = getenv(setting);
     return name && *name && entry.rfind(name, 0) == 0;
 }
+// What a block may have: on Hopper, and the least of supported devices.
+u32 most_shared() { return (setting("FAKE_CUDA_ARCHITECTURE", 90) == 90 ? 227 : 99) << 10; }
 size_t total_bytes() { return setting("FAKE_CUDA_MIB", 4096) << 20; }
 
 int refuse(int status, const std::string& why) {
@@ -427,7 +426,7 @@ API cuModuleGetFunction(void** function, void* module, const char* name) {
 API cuFuncSetAttribute(void* function, int attribute, int value) {
     CALL_IN_CONTEXT("cuFuncSetAttribute");
     auto* kernel = (Kernel*)function;
-    if (attribute != 8 || value + kernel->static_shared > MOST_SHARED)
+    if (attribute != 8 || value + kernel->static_shared > most_shared())
         return refuse(INVALID_VALUE, kernel->entry + " with " + std::to_string(value) + " bytes of shared memory");
     kernel->dynamic_shared = value;
     return SUCCESS;
@@ -442,7 +441,7 @@ API cuLaunchKernel(void* function, u32 x, u32 y, u32 z, u32 threads, u32 threads
     if (stream != &the_stream || extra) return INVALID_HANDLE;
     if (threads_y != 1 || threads_z != 1 || !threads || threads > kernel->most_threads) return wrong("threads");
     if ((u64)kernel->registers * threads > 65536) return refuse(OUT_OF_RESOURCES, kernel->entry + ": registers");
-    const u32 most = kernel->dynamic_shared > (48u << 10) ? MOST_SHARED : 48 << 10;
+    const u32 most = kernel->dynamic_shared > (48u << 10) ? most_shared() : 48 << 10;
     if (shared > kernel->dynamic_shared || shared + kernel->static_shared > most) return wrong("shared memory");
     if (!x || !y || !z || x > 0x7fffffff || y > 65535 || z > 65535) return wrong("grid");
     // Values are taken now, as many bytes as the kernel has of each.

@@ -11,7 +11,7 @@
 
 namespace {
 // Of nvrtcResult.
-enum { SUCCESS = 0, INVALID_INPUT = 3, INVALID_OPTION = 5, NO_BUILTINS = 7, NAME_NOT_VALID = 10 };
+enum { SUCCESS = 0, INVALID_INPUT = 3, INVALID_OPTION = 5, COMPILATION = 6, NO_BUILTINS = 7, NAME_NOT_VALID = 10 };
 const std::vector<int> ARCHITECTURES = {80, 86, 89, 90};
 
 struct Program {
@@ -67,13 +67,17 @@ API nvrtcCompileProgram(Program* program, int count, const char* const* options)
     // As the real one: by a name that is found only if the library is open already, or on the library path.
     const std::string builtins = "libnvrtc-builtins.so." + std::to_string(FAKE_VERSION) + ".0";
     if (!dlopen(builtins.c_str(), RTLD_LAZY)) return NO_BUILTINS;
-    bool known = false;
+    bool known = false, warpgroups = false;
     for (int i = 0; i < count; i++)
         for (int architecture : ARCHITECTURES) {
             const std::string option = options[i], number = std::to_string(architecture);
-            program->machine_code |= option == "--gpu-architecture=sm_" + number;
+            // Whose warpgroups multiply in the code of Hopper alone.
+            warpgroups |= option == "--gpu-architecture=sm_90a";
+            program->machine_code |= warpgroups || option == "--gpu-architecture=sm_" + number;
             known |= program->machine_code || option == "--gpu-architecture=compute_" + number;
         }
+    for (auto& name : program->names)
+        if (name.find("_warpgroups<") != std::string::npos && !warpgroups) return COMPILATION;
     program->compiled = known;
     return known ? SUCCESS : INVALID_OPTION;
 }

@@ -264,7 +264,7 @@ class TrainFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -402,7 +402,7 @@ class DataFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -549,7 +549,7 @@ class EvalFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -633,7 +633,7 @@ class CompareFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -651,7 +651,7 @@ class InspectFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -693,7 +693,7 @@ class ReportFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -762,7 +762,7 @@ class MergeFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -795,7 +795,7 @@ class ExportFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
@@ -825,7 +825,7 @@ class ModelFlags(TypedDict, total=False):
     """Number of threads [default: all cores]"""
 
     device: str | float | PathLike[str] | Sequence[str | float] | None
-    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU (not yet tested on one; auto is the CPU)"""
+    """Device to compute on: auto, cpu, or cuda:N for an NVIDIA GPU; auto is the CPU"""
 
     quiet: bool | None
     """Print results and errors only: no progress, no notes"""
