@@ -122,8 +122,16 @@ bench() { # NAME FLAGS...
       if (speed == "") printf "%-12s MISSING", name
       else printf "%-12s%10.0f%11.0f%%%10.0f%9.0f", name, speed, 100 * share, peak / 1048576, planned / 1048576 }')"
 }
-bench bf16 "${rows[@]}"
+bench bf16 "${rows[@]}" --dtype bf16
 bench nf4 "${rows[@]}" --quant nf4 --double-quant --recompute none
 bench nf4-least "${few[@]}" --quant nf4 --double-quant --recompute full
+
+# ---- What each kernel of a step takes.
+if command -v ncu > /dev/null && [ -z "$small" ]; then
+  stage profile 90 python3 scripts/gpu_profile.py "$out/profile" --lorafit "$lorafit"
+  head -30 "$out/log/profile.out" | tee -a "$table"
+else
+  say "profile skipped: no ncu here"
+fi
 [ "$f32$bf16" != 00 ] || sanitizers
 say "ended after $SECONDS s"

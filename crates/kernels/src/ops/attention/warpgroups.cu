@@ -65,8 +65,8 @@ template <int DIM> struct LineCopier {
     static constexpr int THREADS = 256, CHUNKS = DIM / 8, AT_ONCE = THREADS / CHUNKS;
     DEVICE static int row() { return threadIdx.x / CHUNKS; }
     DEVICE static int chunk() { return threadIdx.x % CHUNKS; }
-    // Begins to copy rows of two tensors to a tile of ROWS rows and to the next one: `place(r)` is where row r begins in both, in rows
-    // of DIM; rows from `count` on become zeros.
+    // Begins to copy rows of two tensors to a tile of ROWS rows and to the next one, or of one tensor where the second is null:
+    // `place(r)` is where row r begins in both, in rows of DIM; rows from `count` on become zeros.
     template <int ROWS, class Place>
     DEVICE static void copy(SharedAddress tile, const bf16* from, const bf16* from_next, i32 count, Place place) {
         constexpr int TIMES = ROWS / AT_ONCE;
@@ -154,8 +154,8 @@ attention_forward_warpgroups(const bf16* q, const bf16* k, const bf16* v, const 
     settle(of.sums);
     settle(packed);
     begin_product_transposed<DIM, ROWS, INNER>(p, left_q, stage_of(0));
-    // All threads do the same products, also where a warpgroup's rows see nothing of a tile, and those of the tile behind the last: the
-    // compiler lets products overlap only where it sees that no thread takes another path.
+    // All threads do the same products, also where a warpgroup's rows see nothing of a tile, and those of the tile behind the last:
+    // the compiler lets products overlap only where it sees that no thread takes another path.
     for (i32 tile = 0; tile < tile_count; tile++) {
         copy_async_wait<0>();
         shared_fence();
