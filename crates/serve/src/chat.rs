@@ -314,8 +314,8 @@ fn found(tools: &[Value]) -> Result<Calls, ApiError> {
         let strict = (function["strict"] == true).then(|| Checked::new(&parameters(tool))).transpose();
         let strict = strict.map_err(|why| {
             let rule = format!(
-                "cannot be kept where the model decides whether it calls: the schema {why}, by which a call cannot be \
-                 checked; change the schema, leave `strict` out, or set `tool_choice` to required or to this tool"
+                "cannot be kept where the model decides whether it calls: calls cannot be checked by the schema, which {why}; change \
+                 the schema, leave `strict` out, or set `tool_choice` to required or to this tool"
             );
             ApiError::field(&format!("tools[{index}].function.strict"), rule)
         })?;

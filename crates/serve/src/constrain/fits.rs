@@ -5,44 +5,33 @@ use serde_json::{Map, Value};
 use super::{limits, schema};
 
 /// Schemas that are looked at for one value. References can make a short schema one of many steps.
-const MOST_STEPS: usize = 100_000;
+const MOST_STEPS: usize = 20_000;
 
-/// Keywords that a value is checked by, and those that say nothing of it.
-const KNOWN: [&str; 34] = [
-    "type",
-    "enum",
-    "const",
-    "properties",
-    "required",
-    "additionalProperties",
-    "items",
-    "prefixItems",
-    "anyOf",
-    "oneOf",
-    "allOf",
-    "$ref",
-    "minimum",
-    "maximum",
-    "multipleOf",
-    "minLength",
-    "maxLength",
-    "minItems",
-    "maxItems",
-    "minProperties",
-    "maxProperties",
-    "$defs",
-    "definitions",
-    "$schema",
-    "$id",
-    "$comment",
-    "title",
-    "description",
-    "default",
-    "examples",
-    "readOnly",
-    "writeOnly",
-    "deprecated",
-    "nullable",
+/// Schemas that are looked at within each other: those of the deepest value, and some references at each of its levels.
+const MOST_LEVELS: usize = 400;
+
+/// Keywords that decide what fits, and by which values are not checked.
+const UNCHECKED: [&str; 20] = [
+    "pattern",
+    "format",
+    "patternProperties",
+    "propertyNames",
+    "not",
+    "if",
+    "then",
+    "else",
+    "contains",
+    "minContains",
+    "maxContains",
+    "uniqueItems",
+    "additionalItems",
+    "dependencies",
+    "dependentRequired",
+    "dependentSchemas",
+    "unevaluatedProperties",
+    "unevaluatedItems",
+    "$dynamicRef",
+    "$recursiveRef",
 ];
 
 /// A schema that values can be checked by.
@@ -52,18 +41,29 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Of a schema that has no keywords but those that are checked.
+    /// Of a schema that values can be checked by wholly.
     ///
     /// # Errors
-    /// What of it cannot be checked, with its place; the rule follows "the schema".
+    /// What of it cannot be checked, with its place; the rule follows "the schema, which".
     pub fn new(schema: &Value) -> Result<Self, String> {
         limits::check_schema(schema)?;
         let schema = schema::prepare(schema)?;
         schema::each(&schema, |entries, at| {
-            let unknown = entries.keys().find(|keyword| !KNOWN.contains(&keyword.as_str()));
-            match (unknown, entries.get("items")) {
-                (Some(keyword), _) => Err(format!("has `{}` at {at}", schema::cut(keyword))),
-                (None, Some(Value::Array(_))) => Err(format!("has a list as `items` at {at}")),
+            let unchecked = UNCHECKED.into_iter().find(|keyword| entries.contains_key(*keyword));
+            let reference = entries.get("$ref").and_then(Value::as_str);
+            let is_place = |reference: &str| reference == "#" || reference.starts_with("#/");
+            let is_lost = |reference| !is_place(reference) || limits::target(&schema, reference).is_none();
+            match (unchecked, reference) {
+                (Some(keyword), _) => Err(format!("has `{keyword}` at {at}")),
+                (None, Some(reference)) if is_lost(reference) => {
+                    let reference = schema::cut(reference);
+                    Err(format!("has the `$ref` '{reference}' at {at}, which leads to no place of it"))
+                }
+                // References within it would be to places of it.
+                (None, _) if at != "#" && entries.contains_key("$id") => Err(format!("has `$id` at {at}")),
+                (None, _) if entries.get("items").is_some_and(Value::is_array) => {
+                    Err(format!("has a list as `items` at {at}"))
+                }
                 (None, _) => Ok(()),
             }
         })?;
@@ -72,8 +72,7 @@ impl Checked {
 
     /// Whether a value fits.
     pub fn fits(&self, value: &Value) -> bool {
-        let mut check = Check { root: &self.schema, steps: 0 };
-        check.fits(&self.schema, value, 0)
+        Check { root: &self.schema, steps: 0, level: 0 }.fits(&self.schema, value)
     }
 }
 
@@ -81,51 +80,63 @@ impl Checked {
 struct Check<'s> {
     root: &'s Value,
     steps: usize,
+    level: usize,
 }
 
 impl Check<'_> {
-    /// `references` were followed from the same value.
-    fn fits(&mut self, schema: &Value, value: &Value, references: usize) -> bool {
+    fn fits(&mut self, schema: &Value, value: &Value) -> bool {
         self.steps += 1;
         let Value::Object(entries) = schema else { return *schema == true };
-        if self.steps > MOST_STEPS || references > limits::MOST_FOLLOWED {
+        if self.steps > MOST_STEPS || self.level > MOST_LEVELS {
             return false;
         }
-        let refers = |check: &mut Self| match entries.get("$ref").and_then(Value::as_str) {
-            None => true,
-            Some(reference) => limits::target(check.root, reference)
-                .is_some_and(|schema| check.fits(schema, value, references + 1)),
-        };
-        let mut fitting = |key: &str| {
-            let schemas = entries.get(key).and_then(Value::as_array)?;
-            let fitting = schemas.iter().filter(|schema| self.fits(schema, value, references + 1)).count();
-            Some((fitting, schemas.len()))
-        };
-        let alternatives = fitting("anyOf").is_none_or(|(fitting, _)| fitting > 0)
-            && fitting("oneOf").is_none_or(|(fitting, _)| fitting == 1)
-            && fitting("allOf").is_none_or(|(fitting, all)| fitting == all);
-        alternatives
-            && refers(self)
-            && is_of_type(entries, value)
-            && match value {
-                Value::String(text) => is_counted(entries, ["minLength", "maxLength"], text.chars().count()),
-                Value::Array(items) => {
-                    is_counted(entries, ["minItems", "maxItems"], items.len()) && self.items(entries, items)
-                }
-                Value::Object(of) => {
-                    is_counted(entries, ["minProperties", "maxProperties"], of.len())
-                        && self.properties(entries, of)
-                }
-                Value::Number(_) => is_in_bounds(entries, value),
-                Value::Null | Value::Bool(_) => true,
+        self.level += 1;
+        let fits = is_of_type(entries, value)
+            && self.fits_others(entries, value)
+            && self.fits_within(entries, value);
+        self.level -= 1;
+        fits
+    }
+
+    /// Whether a value fits the other schemas that one has for it.
+    fn fits_others(&mut self, entries: &Map<String, Value>, value: &Value) -> bool {
+        if let Some(reference) = entries.get("$ref").and_then(Value::as_str)
+            && !limits::target(self.root, reference).is_some_and(|schema| self.fits(schema, value))
+        {
+            return false;
+        }
+        ["anyOf", "oneOf", "allOf"].into_iter().all(|key| {
+            let Some(schemas) = entries.get(key).and_then(Value::as_array) else { return true };
+            let mut fitting = schemas.iter().map(|schema| self.fits(schema, value));
+            match key {
+                "anyOf" => fitting.any(|fits| fits),
+                "allOf" => fitting.all(|fits| fits),
+                _ => fitting.filter(|fits| *fits).count() == 1,
             }
+        })
+    }
+
+    /// Whether what a value has within it fits, and how much that is.
+    fn fits_within(&mut self, entries: &Map<String, Value>, value: &Value) -> bool {
+        match value {
+            Value::String(text) => is_counted(entries, ["minLength", "maxLength"], text.chars().count()),
+            Value::Array(items) => {
+                is_counted(entries, ["minItems", "maxItems"], items.len()) && self.items(entries, items)
+            }
+            Value::Object(of) => {
+                is_counted(entries, ["minProperties", "maxProperties"], of.len())
+                    && self.properties(entries, of)
+            }
+            Value::Number(_) => is_in_bounds(entries, value),
+            Value::Null | Value::Bool(_) => true,
+        }
     }
 
     fn items(&mut self, entries: &Map<String, Value>, items: &[Value]) -> bool {
         let first = entries.get("prefixItems").and_then(Value::as_array);
         let first = first.map(Vec::as_slice).unwrap_or_default();
         items.iter().enumerate().all(|(index, item)| match first.get(index).or(entries.get("items")) {
-            Some(schema) => self.fits(schema, item, 0),
+            Some(schema) => self.fits(schema, item),
             None => true,
         })
     }
@@ -138,7 +149,7 @@ impl Check<'_> {
         let named = entries.get("properties").and_then(Value::as_object);
         of.iter().all(|(key, value)| {
             let schema = named.and_then(|named| named.get(key)).or(entries.get("additionalProperties"));
-            schema.is_none_or(|schema| self.fits(schema, value, 0))
+            schema.is_none_or(|schema| self.fits(schema, value))
         })
     }
 }

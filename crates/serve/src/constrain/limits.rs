@@ -16,7 +16,7 @@ const MOST_REGEX_BYTES: usize = 2 << 10;
 const MOST_COUNTED: u64 = 10_000;
 
 /// References that are followed from one place to say where a schema leads back to itself.
-pub(super) const MOST_FOLLOWED: usize = 64;
+const MOST_FOLLOWED: usize = 64;
 
 /// Formats of strings that are known.
 const KNOWN_FORMATS: [&str; 10] =

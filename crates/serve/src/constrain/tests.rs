@@ -499,6 +499,46 @@ fn numbers_at_a_bound_that_is_excluded_are_never_answers() {
 }
 
 #[test]
+fn no_number_outside_its_bounds_is_an_answer() {
+    let tokenizer = small("chat_bpe");
+    let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
+    let mut random = Random(4_101_842_887);
+    let bounds =
+        [-300.0, -10.0, -9.5, -1.0, -0.05, 0.0, 0.001, 0.1, 0.3, 0.5, 0.55, 1.0, 9.99, 10.0, 99.0, 1234.5];
+    let mut kept = 0;
+    for _ in 0..150 {
+        let mut pick = || bounds[random.next() as usize % bounds.len()];
+        let (low, high) = (pick(), pick());
+        let kinds = random.next();
+        let mut schema = json!({"type": "number"});
+        if !kinds.is_multiple_of(8) {
+            schema[if kinds & 8 == 0 { "minimum" } else { "exclusiveMinimum" }] = low.into();
+        }
+        if kinds % 8 != 1 && low < high {
+            schema[if kinds & 16 == 0 { "maximum" } else { "exclusiveMaximum" }] = high.into();
+        }
+        let number = |key: &str| schema[key].as_f64();
+        let fits = |value: f64| {
+            number("minimum").is_none_or(|bound| value >= bound)
+                && number("exclusiveMinimum").is_none_or(|bound| value > bound)
+                && number("maximum").is_none_or(|bound| value <= bound)
+                && number("exclusiveMaximum").is_none_or(|bound| value < bound)
+        };
+        for _ in 0..12 {
+            let near = bounds[random.next() as usize % bounds.len()];
+            let steps = (random.next() % 5) as f64 - 2.0;
+            let digits = (random.next() % 20) as usize;
+            let value = near + steps * 10_f64.powi(-((random.next() % 18) as i32));
+            let text = format!("{value:.digits$}");
+            let is_kept = is_kept(&grammars, &tokenizer, &schema, &text);
+            assert!(!is_kept || fits(text.parse().unwrap()), "{text} of {schema}");
+            kept += usize::from(is_kept);
+        }
+    }
+    assert!(kept > 200, "{kept}");
+}
+
+#[test]
 fn random_numbers_fit_bounds_that_are_excluded() {
     let tokenizer = small("chat_bpe");
     let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
@@ -566,8 +606,10 @@ fn values_fit_a_schema_as_json_schema_says() {
                 0 | 1 => leaves[random.next() as usize % leaves.len()].clone(),
                 2 => (0..random.next() % 4).map(|_| any(random, depth + 1)).collect::<Vec<_>>().into(),
                 _ => {
-                    let keys =
-                        ["a", "b", "c"].into_iter().filter(|_| random.next() % 2 == 0).collect::<Vec<_>>();
+                    let keys = ["a", "b", "c"]
+                        .into_iter()
+                        .filter(|_| random.next().is_multiple_of(2))
+                        .collect::<Vec<_>>();
                     keys.into_iter()
                         .map(|key| (key.to_owned(), any(random, depth + 1)))
                         .collect::<serde_json::Map<_, _>>()
@@ -601,6 +643,10 @@ fn schemas_that_values_cannot_be_checked_by_are_refused_and_steps_are_bounded() 
         (json!({"not": {}}), "has `not` at #"),
         (json!({"items": [{}]}), "has a list as `items` at #"),
         (json!({"minLength": "3"}), "has `minLength` \"3\" at #"),
+        (json!({"$ref": "#name"}), "has the `$ref` '#name' at #, which leads to no place"),
+        (json!({"items": {"$ref": "other.json"}}), "has the `$ref` 'other.json' at #/items"),
+        (json!({"anyOf": [{"$ref": "#/$defs/none"}]}), "has the `$ref` '#/$defs/none' at #/anyOf/0"),
+        (json!({"items": {"$id": "x", "$ref": "#"}}), "has `$id` at #/items"),
         (json!("x"), "is not a JSON object"),
     ] {
         let refused = Checked::new(&schema).unwrap_err();
@@ -619,6 +665,21 @@ fn schemas_that_values_cannot_be_checked_by_are_refused_and_steps_are_bounded() 
     assert!(!checked.fits(&json!(1)));
     assert!(begun.elapsed().as_secs() < 5);
     assert!(!Checked::new(&json!({"$ref": "#"})).unwrap().fits(&json!(1)));
+    // A deep value at each level of which many references are followed, on the small stack of a thread.
+    let mut definitions: serde_json::Map<String, Value> = (0..60)
+        .map(|number| (format!("d{number}"), json!({"$ref": format!("#/$defs/d{}", number + 1)})))
+        .collect();
+    definitions.insert("d60".to_owned(), json!({"items": {"$ref": "#/$defs/d0"}}));
+    let checked = Checked::new(&json!({"$defs": definitions, "$ref": "#/$defs/d0"})).unwrap();
+    let deep: Value = (0..120).fold(json!(1), |inner, _| json!([inner]));
+    std::thread::spawn(move || {
+        assert!(checked.fits(&json!([[1]])));
+        assert!(!checked.fits(&deep));
+    })
+    .join()
+    .unwrap();
+    // What nobody knows says nothing.
+    assert!(Checked::new(&json!({"x-note": 1, "title": "t", "type": "null"})).unwrap().fits(&json!(null)));
 }
 
 #[test]
