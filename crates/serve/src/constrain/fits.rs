@@ -48,7 +48,8 @@ impl Checked {
     pub fn new(schema: &Value) -> Result<Self, String> {
         limits::check_schema(schema)?;
         let schema = schema::prepare(schema)?;
-        schema::each(&schema, |entries, at| {
+        schema::each(&schema, |value, at| {
+            let Value::Object(entries) = value else { return Ok(()) };
             let unchecked = UNCHECKED.into_iter().find(|keyword| entries.contains_key(*keyword));
             let reference = entries.get("$ref").and_then(Value::as_str);
             let is_place = |reference: &str| reference == "#" || reference.starts_with("#/");
@@ -60,7 +61,9 @@ impl Checked {
                     Err(format!("has the `$ref` '{reference}' at {at}, which leads to no place of it"))
                 }
                 // References within it would be to places of it.
-                (None, _) if at != "#" && entries.contains_key("$id") => Err(format!("has `$id` at {at}")),
+                (None, _) if !std::ptr::eq(value, &raw const schema) && entries.contains_key("$id") => {
+                    Err(format!("has `$id` at {at}"))
+                }
                 (None, _) if entries.get("items").is_some_and(Value::is_array) => {
                     Err(format!("has a list as `items` at {at}"))
                 }

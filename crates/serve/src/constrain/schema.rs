@@ -5,10 +5,12 @@
 //! beyond a bound is one from the next double on: decimal numbers from there on are read as doubles that are beyond it.
 
 use std::collections::HashSet;
+use std::fmt::{Display, Formatter};
+use std::iter::successors;
 
 use serde_json::{Map, Value};
 
-use super::limits::{NAMED_SCHEMAS, SCHEMAS};
+use super::limits::{NAMED_SCHEMAS, SCHEMAS, target};
 
 /// The least number above 0 that is written where 0 is excluded. The next double would have 324 digits.
 const LEAST: f64 = 1e-15;
@@ -79,95 +81,114 @@ const TYPES: [&str; 7] = ["string", "number", "integer", "boolean", "object", "a
 const ORDERED: [(&str, &str); 3] =
     [("minLength", "maxLength"), ("minItems", "maxItems"), ("minProperties", "maxProperties")];
 
+/// A place in a schema, shown as a JSON pointer.
+pub(super) struct Place<'a> {
+    steps: &'a [Step],
+    last: usize,
+}
+
+/// A step to a place.
+struct Step {
+    /// The step before it; none at the beginning of a pointer.
+    before: Option<usize>,
+    part: String,
+}
+
+impl Display for Place<'_> {
+    fn fmt(&self, formatter: &mut Formatter<'_>) -> std::fmt::Result {
+        let before = |step: &&Step| step.before.map(|before| &self.steps[before]);
+        let mut parts: Vec<&str> =
+            successors(Some(&self.steps[self.last]), before).map(|step| step.part.as_str()).collect();
+        parts.reverse();
+        formatter.write_str(&cut(&parts.join("/")))
+    }
+}
+
 /// The schema as the library is given it.
 ///
 /// # Errors
 /// What of it cannot be kept as it is written, with its place.
 pub(super) fn prepare(schema: &Value) -> Result<Value, String> {
-    let mut schema = schema.clone();
-    let mut seen = HashSet::new();
-    let mut open = vec![Vec::new()];
-    while let Some(place) = open.pop() {
-        if !seen.insert(place.clone()) {
-            continue;
-        }
-        match find(&mut schema, &place) {
-            // Of a reference that leads nowhere the library says so.
-            None | Some(Value::Bool(_)) => {}
-            Some(Value::Object(entries)) => {
-                let at = shown_place(&place);
-                entries.iter().try_for_each(|(keyword, value)| check(keyword, value, &at))?;
-                check_order(entries, &at)?;
-                leave_out_idle(entries);
-                include_bounds(entries, &at)?;
-                open.extend(within(entries, &place));
+    let mut schemas = HashSet::new();
+    each(schema, |value, at| {
+        schemas.insert(std::ptr::from_ref(value));
+        match value {
+            Value::Bool(_) => Ok(()),
+            Value::Object(entries) => {
+                entries.iter().try_for_each(|(keyword, value)| check(keyword, value, at))?;
+                check_order(entries, at)
             }
-            Some(other) => {
-                let (value, at) = (shown(other), shown_place(&place));
-                return Err(format!(
-                    "has {value} at {at}, where a schema belongs; it has to be an object, true or false"
-                ));
-            }
+            other => Err(format!(
+                "has {} at {at}, where a schema belongs; it has to be an object, true or false",
+                shown(other)
+            )),
         }
-    }
-    Ok(schema)
+    })?;
+    Ok(written(schema, &schemas))
 }
 
-/// Calls `look` with every schema that an object writes, which [`prepare`] has taken, and its place.
+/// A value of a schema, in which `schemas` are written as the library keeps them.
+fn written(value: &Value, schemas: &HashSet<*const Value>) -> Value {
+    match value {
+        Value::Object(entries) => {
+            let entries = entries.iter().map(|(key, value)| (key.clone(), written(value, schemas)));
+            let mut entries: Map<String, Value> = entries.collect();
+            if schemas.contains(&std::ptr::from_ref(value)) {
+                leave_out_idle(&mut entries);
+                include_bounds(&mut entries);
+            }
+            Value::Object(entries)
+        }
+        Value::Array(items) => items.iter().map(|item| written(item, schemas)).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Calls `look` once with every schema within a schema, those that references lead to among them, and its place.
 ///
 /// # Errors
 /// The first that `look` has.
-pub(super) fn each(
-    schema: &Value,
-    mut look: impl FnMut(&Map<String, Value>, &str) -> Result<(), String>,
+pub(super) fn each<'s>(
+    schema: &'s Value,
+    mut look: impl FnMut(&'s Value, &Place<'_>) -> Result<(), String>,
 ) -> Result<(), String> {
+    let mut steps = vec![Step { before: None, part: "#".to_owned() }];
     let mut seen = HashSet::new();
-    let mut open = vec![Vec::new()];
-    while let Some(place) = open.pop() {
-        let found = place.iter().try_fold(schema, |value: &Value, part: &String| match value {
-            Value::Array(items) => items.get(part.parse::<usize>().ok()?),
-            value => value.get(part),
-        });
-        if let Some(Value::Object(entries)) = found
-            && seen.insert(place.clone())
+    let mut open = vec![(0, schema)];
+    while let Some((last, value)) = open.pop() {
+        if !seen.insert(std::ptr::from_ref(value)) {
+            continue;
+        }
+        look(value, &Place { steps: &steps, last })?;
+        let Value::Object(entries) = value else { continue };
+        for (part, value) in within(entries) {
+            open.push((steps.len(), value));
+            steps.push(Step { before: Some(last), part });
+        }
+        // Of a reference that leads nowhere the library says so.
+        if let Some(reference) = entries.get("$ref").and_then(Value::as_str)
+            && reference.starts_with("#/")
+            && let Some(value) = target(schema, reference)
         {
-            look(entries, &shown_place(&place))?;
-            open.extend(within(entries, &place));
+            open.push((steps.len(), value));
+            steps.push(Step { before: None, part: reference.to_owned() });
         }
     }
     Ok(())
 }
 
-/// A place of a schema, found as the library does: without escapes.
-fn find<'s>(schema: &'s mut Value, place: &[String]) -> Option<&'s mut Value> {
-    place.iter().try_fold(schema, |value, part| match value {
-        Value::Array(items) => items.get_mut(part.parse::<usize>().ok()?),
-        value => value.get_mut(part),
-    })
-}
-
-/// The places of the schemas within a schema, and of those that it refers to.
-fn within(entries: &Map<String, Value>, place: &[String]) -> Vec<Vec<String>> {
-    let below = |key: &str, part: Option<String>| -> Vec<String> {
-        place.iter().cloned().chain([key.to_owned()]).chain(part).collect()
-    };
+/// The schemas that stand within a schema, by their way from it.
+fn within(entries: &Map<String, Value>) -> Vec<(String, &Value)> {
     let mut found = Vec::new();
     for (key, value) in entries {
-        let key = key.as_str();
         match value {
-            Value::String(reference) if key == "$ref" => {
-                if let Some(path) = reference.strip_prefix('#').filter(|path| path.starts_with('/')) {
-                    let parts = path.split('/').skip(1).filter(|_| path != "/");
-                    found.push(parts.map(str::to_owned).collect());
-                }
+            Value::Array(items) if SCHEMAS.contains(&key.as_str()) => {
+                found.extend(items.iter().enumerate().map(|(index, item)| (format!("{key}/{index}"), item)));
             }
-            Value::Array(items) if SCHEMAS.contains(&key) => {
-                found.extend((0..items.len()).map(|index| below(key, Some(index.to_string()))));
+            Value::Object(named) if NAMED_SCHEMAS.contains(&key.as_str()) => {
+                found.extend(named.iter().map(|(name, value)| (format!("{key}/{name}"), value)));
             }
-            Value::Object(named) if NAMED_SCHEMAS.contains(&key) => {
-                found.extend(named.keys().map(|name| below(key, Some(name.clone()))));
-            }
-            _ if SCHEMAS.contains(&key) => found.push(below(key, None)),
+            _ if SCHEMAS.contains(&key.as_str()) => found.push((key.clone(), value)),
             _ => {}
         }
     }
@@ -175,7 +196,7 @@ fn within(entries: &Map<String, Value>, place: &[String]) -> Vec<Vec<String>> {
 }
 
 /// Refuses a value that its keyword cannot have.
-fn check(keyword: &str, value: &Value, at: &str) -> Result<(), String> {
+fn check(keyword: &str, value: &Value, at: &Place<'_>) -> Result<(), String> {
     if matches!(keyword, "const" | "enum") && has_rounded_number(value) {
         return Err(format!(
             "has `{keyword}` at {at} with a number of too many digits to be kept; give one of at most 15, or a string"
@@ -244,7 +265,7 @@ fn is_rounded(value: &Value) -> bool {
 }
 
 /// Refuses bounds between which nothing is.
-fn check_order(entries: &Map<String, Value>, at: &str) -> Result<(), String> {
+fn check_order(entries: &Map<String, Value>, at: &Place<'_>) -> Result<(), String> {
     let number = |keyword: &str| entries.get(keyword).and_then(Value::as_f64);
     for (low, high) in ORDERED {
         if let (Some(least), Some(most)) = (number(low), number(high))
@@ -263,10 +284,21 @@ fn check_order(entries: &Map<String, Value>, at: &str) -> Result<(), String> {
             }
         }
     }
+    let [low, high] = bounds(entries);
+    if low.zip(high).is_some_and(|(low, high)| low > high) {
+        let named = |open, closed| if entries.contains_key(open) { open } else { closed };
+        let (low, high) = (named("exclusiveMinimum", "minimum"), named("exclusiveMaximum", "maximum"));
+        return Err(format!(
+            "has `{low}` {} and `{high}` {} at {at}, which are too close together for a number between them; use `minimum` and \
+             `maximum`, which may be the answer",
+            shown(&entries[low]),
+            shown(&entries[high])
+        ));
+    }
     Ok(())
 }
 
-fn crossed((low, entries): (&str, &Map<String, Value>), high: &str, at: &str) -> String {
+fn crossed((low, entries): (&str, &Map<String, Value>), high: &str, at: &Place<'_>) -> String {
     let (least, most) = (shown(&entries[low]), shown(&entries[high]));
     format!("has `{low}` {least} and `{high}` {most} at {at}, between which nothing is; make `{high}` larger")
 }
@@ -286,46 +318,38 @@ fn leave_out_idle(entries: &mut Map<String, Value>) {
     });
 }
 
+/// The bounds of numbers; those that are excluded as the next numbers, which are included.
+fn bounds(entries: &Map<String, Value>) -> [Option<f64>; 2] {
+    // Of bounds from above the sign is turned, so that the next number is larger here, too.
+    [("exclusiveMinimum", "minimum", 1.0), ("exclusiveMaximum", "maximum", -1.0)].map(
+        |(open, closed, sign)| {
+            let number =
+                |keyword: &str| entries.get(keyword).and_then(Value::as_f64).map(|bound| bound * sign);
+            let next = number(open).map(|bound| if bound == 0.0 { LEAST } else { bound.next_up() });
+            let bound = match (next, number(closed)) {
+                (Some(a), Some(b)) => Some(a.max(b)),
+                (a, b) => a.or(b),
+            };
+            bound.map(|bound| bound * sign)
+        },
+    )
+}
+
 /// Writes bounds that are excluded as the next numbers, which are included.
-fn include_bounds(entries: &mut Map<String, Value>, at: &str) -> Result<(), String> {
-    let before = entries.clone();
-    let mut include = |open: &str, closed: &str, sign: f64| {
-        let Some(bound) = entries.remove(open).as_ref().and_then(Value::as_f64) else { return };
-        // Of a bound from above the sign is turned, so that the next number is larger here, too.
-        let next = match bound * sign {
-            0.0 => LEAST,
-            bound => bound.next_up(),
-        };
-        let other = entries.get(closed).and_then(Value::as_f64);
-        let bound = other.map_or(next, |other| next.max(other * sign)) * sign;
-        entries.insert(closed.to_owned(), bound.into());
-    };
-    include("exclusiveMinimum", "minimum", 1.0);
-    include("exclusiveMaximum", "maximum", -1.0);
-    let bounds = entries.get("minimum").zip(entries.get("maximum"));
-    if let Some((low, high)) = bounds.and_then(|(low, high)| low.as_f64().zip(high.as_f64()))
-        && low > high
+fn include_bounds(entries: &mut Map<String, Value>) {
+    let found = bounds(entries);
+    for ((open, closed), bound) in
+        [("exclusiveMinimum", "minimum"), ("exclusiveMaximum", "maximum")].into_iter().zip(found)
     {
-        let named = |open, closed| if before.contains_key(open) { open } else { closed };
-        let (low, high) = (named("exclusiveMinimum", "minimum"), named("exclusiveMaximum", "maximum"));
-        return Err(format!(
-            "has `{low}` {} and `{high}` {} at {at}, which are too close together for a number between them; use `minimum` and \
-             `maximum`, which may be the answer",
-            shown(&before[low]),
-            shown(&before[high])
-        ));
+        if let Some(bound) = bound.filter(|_| entries.remove(open).is_some()) {
+            entries.insert(closed.to_owned(), bound.into());
+        }
     }
-    Ok(())
 }
 
 /// A value as it is written, cut where it is long.
 fn shown(value: &Value) -> String {
     cut(&value.to_string())
-}
-
-/// A place as a JSON pointer.
-fn shown_place(place: &[String]) -> String {
-    cut(&place.iter().fold("#".to_owned(), |path, part| path + "/" + part))
 }
 
 /// The beginning of a text that a client may have made long.

@@ -404,6 +404,25 @@ fn keywords_that_would_be_passed_over_are_refused_by_place() {
 }
 
 #[test]
+fn every_schema_of_a_large_one_is_looked_at_once() {
+    // A long key before many schemas, and many references, each written otherwise, to the same list.
+    let named: serde_json::Map<String, Value> =
+        (0..600).map(|number| (format!("k{number}"), json!({"minLength": 1}))).collect();
+    let references: Vec<Value> =
+        (0..600).map(|number| json!({"$ref": format!("#/allOf/{}0", "0".repeat(number % 80))})).collect();
+    let schema =
+        json!({"allOf": [{"properties": {"x".repeat(50_000): {"properties": named}}}], "anyOf": references});
+    let mut count = 0;
+    schema::each(&schema, |_, at| {
+        count += 1;
+        assert!(count < 2000, "{at}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(count, 1 + 1 + 1 + 600 + 600);
+}
+
+#[test]
 fn keywords_that_say_nothing_are_taken() {
     let tokenizer = small("chat_bpe");
     let grammars = Grammars::new(&tokenizer, tokenizer.vocab_size()).unwrap();
