@@ -130,10 +130,14 @@ fn left_out(index: usize, role: Role, render: impl Fn(&[Message]) -> Option<Stri
         (true, _) => {
             format!("{leaves_out} here: it writes one behind the message that calls the tool; put it there")
         }
-        (false, _) => {
-            let taken = taken.join(" and ");
-            format!("{leaves_out}: it writes those of {taken}; put the text into a message of the user")
-        }
+        (false, _) => match taken.split_last() {
+            None => format!("{leaves_out}; put the text into a message of the user"),
+            Some((last, others)) => {
+                let and = if others.is_empty() { "" } else { " and " };
+                let taken = others.join(", ") + and + last;
+                format!("{leaves_out}: it writes those of {taken}; put the text into a message of the user")
+            }
+        },
     };
     ApiError::field(&format!("messages[{index}].role"), rule).code("message_left_out")
 }
@@ -167,6 +171,8 @@ mod tests {
         "{% for m in messages if m.role in ['user', 'assistant'] %}[{{ m.content }}]{% endfor %}";
     const FIRST: &str = "{% if messages[0].role == 'system' %}<{{ messages[0].content }}>{% endif %}{% for m in messages if \
                          m.role != 'system' %}[{{ m.content | trim }}]{% endfor %}";
+    const NO_TOOLS: &str =
+        "{% for m in messages if m.role != 'tool' %}[{{ m.role }}: {{ m.content }}]{% endfor %}";
     const QUOTES: &str = "{% for m in messages %}[{{ m.content | upper | tojson }}]{% endfor %}";
 
     #[test]
@@ -186,6 +192,11 @@ mod tests {
                 "leaves such a message out: it writes those of user and assistant; put the text into",
             ),
             (DIALOGUE, vec![user(), says(Role::Tool, "3")], "`messages[1].role` is tool, and this model's"),
+            (
+                NO_TOOLS,
+                vec![user(), says(Role::Tool, "3")],
+                "it writes those of system, user and assistant; put",
+            ),
             (FIRST, vec![user(), brief()], "out here: it writes one that is the first message"),
             (FIRST, vec![brief(), user(), brief()], "`messages[2].role`"),
         ] {
@@ -221,6 +232,38 @@ mod tests {
         let written = Written::default();
         for message in [says(Role::System, " \n"), says(Role::User, "a"), says(Role::Assistant, "b")] {
             assert_eq!(check(&written, "nothing", &[message]), (Ok(()), 0));
+        }
+    }
+
+    #[test]
+    fn templates_of_families_leave_out_what_they_are_known_to_leave_out() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures/template_corpus");
+        let refused = |family: &str, messages: &[Message]| {
+            let source = std::fs::read_to_string(folder.join(format!("{family}.jinja"))).expect(family);
+            check(&Written::default(), &source, messages).0.is_err()
+        };
+        let system = || says(Role::System, "Be brief");
+        let user = || says(Role::User, "Hello");
+        for (family, at_first, later) in [
+            ("qwen2.5", false, false),
+            ("granite-3.3", false, false),
+            ("phi-3", true, true),
+            ("phi-4-reasoning", true, true),
+            ("smollm3", false, true),
+            ("yi", false, true),
+        ] {
+            assert_eq!(refused(family, &[system(), user()]), at_first, "{family}");
+            assert_eq!(refused(family, &[user(), system(), user()]), later, "{family}");
+        }
+        let mut call = says(Role::Assistant, "I look.");
+        let calls =
+            json!([{"id": "call00000", "type": "function", "function": {"name": "f", "arguments": {}}}]);
+        call.extra.insert("tool_calls".to_owned(), calls);
+        let conversation = [user(), call, says(Role::Tool, "{\"a\": 21}")];
+        for (family, is_left_out) in
+            [("qwen3", false), ("hermes-3", false), ("phi-3", true), ("phi-4", true), ("yi", true)]
+        {
+            assert_eq!(refused(family, &conversation), is_left_out, "{family}");
         }
     }
 }
