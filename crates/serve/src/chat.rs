@@ -6,13 +6,15 @@ use lorafit_data::{ChatTemplate, Message, Role};
 use serde_json::{Map, Value, json};
 
 use crate::ask::{Ask, Form, IDLE, MOST_LISTED};
-use crate::constrain::Constraint;
+use crate::constrain::{Checked, Constraint};
 use crate::error::ApiError;
 use crate::events::Inbox;
 use crate::fields::{Fields, kind};
 use crate::queue::Work;
 use crate::reply::{Calls, Kind, Reply};
 use crate::site::Site;
+use crate::tools::Offered;
+use crate::unwritten::Rendering;
 
 const MOST_MESSAGES: usize = 4096;
 const MOST_TOOLS: usize = 128;
@@ -121,19 +123,32 @@ impl Conversation {
             return Err(ApiError::field("messages", rule));
         }
         let render = |messages: &[Message]| template.render_with_tools(messages, tools, true);
-        let rendered = match render(&self.messages) {
+        let filled: Vec<Message>;
+        let (messages, rendered) = match render(&self.messages) {
             // Some templates add the content of a message that only calls tools to a string.
             Err(_) if self.messages.iter().any(|message| message.content.is_none()) => {
-                let mut filled = self.messages.clone();
-                for message in filled.iter_mut().filter(|message| message.content.is_none()) {
-                    message.content = Some(String::new());
-                }
-                render(&filled)
+                filled = self.messages.iter().cloned().map(with_content).collect();
+                (&filled, render(&filled))
             }
-            rendered => rendered,
+            rendered => (&self.messages, rendered),
         };
-        rendered.map_err(|error| ApiError::field("messages", format!("cannot be written: {error}")))
+        let text =
+            rendered.map_err(|error| ApiError::field("messages", format!("cannot be written: {error}")))?;
+        site.written.check(&Rendering {
+            messages,
+            text: &text,
+            has_tools: tools.is_some(),
+            is_changed: !self.variables.is_empty(),
+            render: |messages: &[Message]| render(messages).ok(),
+        })?;
+        Ok(text)
     }
+}
+
+/// A message whose content is a text, if it has none.
+fn with_content(mut message: Message) -> Message {
+    message.content.get_or_insert_default();
+    message
 }
 
 fn listed(fields: &mut Fields) -> Result<Option<usize>, ApiError> {
@@ -265,11 +280,11 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
     let rule = "has to be none, auto, required, or {\"type\": \"function\", \"function\": {\"name\": ...}}";
     let calls = match fields.value("tool_choice") {
         None if tools.is_empty() => Calls::None,
-        None => found(tools),
+        None => found(tools)?,
         Some(Value::String(word)) => match word.as_str() {
             "none" => Calls::None,
             "auto" if tools.is_empty() => Calls::None,
-            "auto" => found(tools),
+            "auto" => found(tools)?,
             "required" => Calls::Whole,
             _ => return Err(fields.wrong("tool_choice", rule)),
         },
@@ -292,10 +307,21 @@ fn choice(fields: &mut Fields, tools: &[Value]) -> Result<Calls, ApiError> {
     }
 }
 
-/// Calls that the model makes as it likes.
-fn found(tools: &[Value]) -> Calls {
-    let names = tools.iter().filter_map(|tool| tool["function"]["name"].as_str());
-    Calls::Found(names.map(str::to_owned).collect())
+/// Calls that the model makes as it likes. Those of strict tools are checked once they are made.
+fn found(tools: &[Value]) -> Result<Calls, ApiError> {
+    let offered = |(index, tool): (usize, &Value)| {
+        let function = &tool["function"];
+        let strict = (function["strict"] == true).then(|| Checked::new(&parameters(tool))).transpose();
+        let strict = strict.map_err(|why| {
+            let rule = format!(
+                "cannot be kept where the model decides whether it calls: calls cannot be checked by the schema, which {why}; change \
+                 the schema, leave `strict` out, or set `tool_choice` to required or to this tool"
+            );
+            ApiError::field(&format!("tools[{index}].function.strict"), rule)
+        })?;
+        Ok(Offered { name: function["name"].as_str().unwrap_or_default().to_owned(), strict })
+    };
+    tools.iter().enumerate().map(offered).collect::<Result<_, _>>().map(Calls::Found)
 }
 
 fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
@@ -329,6 +355,11 @@ fn tools(fields: &mut Fields) -> Result<Vec<Value>, ApiError> {
                 &format!("{place}.function.parameters"),
                 "has to be a JSON schema, an object",
             ));
+        }
+        let strict = &tool["function"]["strict"];
+        if !strict.is_null() && !strict.is_boolean() {
+            let rule = format!("is {}; give true or false", kind(strict));
+            return Err(ApiError::field(&format!("{place}.function.strict"), rule));
         }
         let kind = &parameters["type"];
         let has_object = kind == "object"

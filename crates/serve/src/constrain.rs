@@ -10,7 +10,9 @@
 
 mod bytes;
 mod clock;
+mod fits;
 mod limits;
+mod schema;
 mod wording;
 
 use std::panic::AssertUnwindSafe;
@@ -23,6 +25,8 @@ use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTr
 use llguidance::{Matcher, ParserFactory, panic_utils};
 use lorafit_data::Tokenizer;
 use serde_json::{Value, json};
+
+pub use fits::Checked;
 
 /// How long a constraint may be worked on before it is refused.
 const LONGEST_PREPARATION: Duration = Duration::from_millis(150);
@@ -119,7 +123,9 @@ impl Grammars {
             Constraint::Regex(_) => "the regular expression",
             _ => "the schema",
         };
-        let grammar = grammar_of(constraint).map_err(|why| Refusal::Cannot(format!("{what} {why}")))?;
+        let refused = |why: String| Refusal::Cannot(format!("{what} {why}"));
+        let constraint = &as_kept(constraint).map_err(refused)?;
+        let grammar = grammar_of(constraint).map_err(refused)?;
         if self.late.load(Ordering::Relaxed) >= MOST_LATE {
             let why = "too many constraints that take long are being prepared; try again later";
             return Err(Refusal::TooLong(why.to_owned()));
@@ -225,7 +231,14 @@ impl Guide {
     }
 }
 
-/// The grammar of a constraint that is not too large.
+/// A constraint that is not too large, written so that all of it is kept.
+fn as_kept(constraint: &Constraint) -> Result<Constraint, String> {
+    let Constraint::JsonSchema(schema) = constraint else { return Ok(constraint.clone()) };
+    limits::check_schema(schema)?;
+    schema::prepare(schema).map(Constraint::JsonSchema)
+}
+
+/// The grammar of a constraint that is kept.
 fn grammar_of(constraint: &Constraint) -> Result<TopLevelGrammar, String> {
     let mut schema = match constraint {
         Constraint::Regex(text) => {
@@ -234,7 +247,6 @@ fn grammar_of(constraint: &Constraint) -> Result<TopLevelGrammar, String> {
         Constraint::JsonObject => json!({"type": "object"}),
         Constraint::JsonSchema(schema) => schema.clone(),
     };
-    limits::check_schema(&schema)?;
     // Its own key for how JSON is written; that of a client is unknown to JSON Schema and says nothing.
     if let Value::Object(keys) = &mut schema {
         keys.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));

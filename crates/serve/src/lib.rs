@@ -68,6 +68,7 @@ mod site;
 mod stop;
 mod texts;
 pub mod tools;
+mod unwritten;
 mod views;
 mod vocabulary;
 mod worker;

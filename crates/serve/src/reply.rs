@@ -6,6 +6,7 @@ use lorafit_data::Tokenizer;
 
 use crate::error::ApiError;
 use crate::models::now;
+use crate::tools::Offered;
 
 /// What an answer is written as.
 #[derive(Clone, Debug)]
@@ -48,8 +49,8 @@ pub enum Kind {
 pub enum Calls {
     /// There are no tools.
     None,
-    /// Those of tools of these names are found in the text.
-    Found(Vec<String>),
+    /// Those of these tools are found in the text.
+    Found(Vec<Offered>),
     /// The answer is a call, `{"name": ..., "arguments": ...}`.
     Whole,
     /// The answer is the arguments of a call of this tool.

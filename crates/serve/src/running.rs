@@ -12,6 +12,7 @@ use crate::metrics::Metrics;
 use crate::queue::{Answers, Planned};
 use crate::sampler::{Chosen, NoToken, Sampler};
 use crate::stop::StopFinder;
+use crate::vocabulary::{bytes_of, characters_before};
 
 /// An answer that is being computed.
 pub struct Running {
@@ -30,6 +31,8 @@ pub struct Running {
     sampler: Sampler,
     guide: Option<Guide>,
     decoder: DecodeStream<'static>,
+    tokenizer: &'static Tokenizer,
+    shows_special: bool,
     text: Text,
     lists_tokens: bool,
     tokens: usize,
@@ -46,6 +49,8 @@ struct Text {
     characters: usize,
     decoded: usize,
     shown: usize,
+    /// Bytes of tokens whose text is not decoded yet, since a character may be incomplete.
+    waiting: Vec<u8>,
     /// Tokens whose text is not shown yet, each with the bytes before it and with it.
     held: Vec<(Chosen, usize, usize)>,
 }
@@ -83,7 +88,10 @@ impl Running {
             sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
             guide: planned.guide.take(),
             decoder: tokenizer.decode_stream(!of.answers.shows_special),
+            tokenizer,
+            shows_special: of.answers.shows_special,
             text: Text {
+                waiting: Vec::new(),
                 stops: StopFinder::new(of.answers.stops.clone()),
                 characters: 0,
                 decoded: 0,
@@ -185,7 +193,17 @@ impl Running {
         let before = text.decoded;
         text.decoded += piece.len();
         if let Some(token) = token.filter(|_| self.lists_tokens) {
-            text.held.push((Chosen { at: text.characters, ..token }, before, text.decoded));
+            let id = token.token.id;
+            let bytes = match self.shows_special || !self.tokenizer.is_special(id) {
+                true => bytes_of(self.tokenizer, id),
+                false => Vec::new(),
+            };
+            let at = text.characters + characters_before(&text.waiting, &bytes);
+            text.held.push((Chosen { at, ..token }, before, text.decoded));
+            text.waiting.extend(bytes);
+        }
+        if !piece.is_empty() {
+            text.waiting.clear();
         }
         text.characters += piece.chars().count();
         let found = text.stops.push(piece);

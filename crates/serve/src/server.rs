@@ -33,6 +33,7 @@ use crate::page::Page;
 use crate::queue::{Queue, State};
 use crate::routes::{answer, routes};
 use crate::site::Site;
+use crate::unwritten::Written;
 use crate::views::Views;
 use crate::vocabulary::bytes_of;
 use crate::worker::Worker;
@@ -96,6 +97,7 @@ impl Server {
             tokenizer,
             longest_token: (0..vocabulary).map(|id| bytes_of(tokenizer, id).len()).max().unwrap_or(0),
             template: tokenizer.compile_chat_template()?,
+            written: Written::default(),
             grammars: Grammars::new(tokenizer, model.config().vocab_size),
             models: Models::new(name, model, adapters, from),
             limits,

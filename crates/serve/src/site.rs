@@ -16,6 +16,7 @@ use crate::metrics::Metrics;
 use crate::models::{Models, Numbered};
 use crate::page::Page;
 use crate::queue::{Job, Queue, Work};
+use crate::unwritten::Written;
 use crate::views::Views;
 
 /// More bytes than a token of most texts has.
@@ -35,6 +36,8 @@ pub struct Site {
     pub longest_token: usize,
     /// How conversations are written, if the model says how.
     pub template: Option<ChatTemplate>,
+    /// Which messages that template writes.
+    pub written: Written,
     /// Forms that answers can have, or why they cannot.
     pub grammars: Result<Grammars, String>,
     /// Base and adapters by name.

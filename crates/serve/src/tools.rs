@@ -26,6 +26,9 @@
 //! its special tokens. Behind a marker that no call follows, the text is text, the marker too. White space beside calls is
 //! left out where nothing else stands there.
 //!
+//! A call of a tool that was not offered is text, and so is one of a strict tool whose arguments do not fit the tool's schema; calls
+//! that stand together behind one marker are calls together, or text.
+//!
 //! What is found does not depend on how the answer is cut: every reader says of a beginning that it is a call, that it is
 //! none, or that more is needed, and never changes its mind.
 
@@ -33,6 +36,7 @@ mod forms;
 
 use serde_json::Value;
 
+use crate::constrain::Checked;
 use forms::{Cursor, Form, MARKERS, Stop};
 
 /// A call of a tool.
@@ -42,6 +46,22 @@ pub struct Call {
     pub name: String,
     /// What it is called with, an object.
     pub arguments: Value,
+}
+
+/// A tool that was offered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Offered {
+    /// Its name.
+    pub name: String,
+    /// What the arguments of every call of it have to fit.
+    pub strict: Option<Checked>,
+}
+
+impl Offered {
+    /// Whether a call is one of this tool.
+    fn takes(&self, call: &Call) -> bool {
+        self.name == call.name && self.strict.as_ref().is_none_or(|schema| schema.fits(&call.arguments))
+    }
 }
 
 /// An answer, parted into text and calls.
@@ -80,8 +100,8 @@ const SHORT: usize = 256;
 /// An answer whose text comes in pieces.
 #[derive(Debug)]
 pub struct CallStream {
-    /// Names of tools that were offered.
-    offered: Vec<String>,
+    /// Tools that were offered.
+    offered: Vec<Offered>,
     /// Text of which it is not certain yet what it is.
     held: String,
     /// White space that is said before the next text, if one comes.
@@ -94,8 +114,8 @@ pub struct CallStream {
     has_calls: bool,
 }
 
-/// Finds the calls of a whole answer to whom tools of these names were offered.
-pub fn split_calls(text: &str, offered: &[String]) -> Answer {
+/// Finds the calls of a whole answer to whom these tools were offered.
+pub fn split_calls(text: &str, offered: &[Offered]) -> Answer {
     let mut stream = CallStream::new(offered);
     let mut pieces = stream.push(text);
     pieces.extend(stream.finish());
@@ -110,8 +130,8 @@ pub fn split_calls(text: &str, offered: &[String]) -> Answer {
 }
 
 impl CallStream {
-    /// At the beginning of an answer to whom tools of these names were offered.
-    pub fn new(offered: &[String]) -> Self {
+    /// At the beginning of an answer to whom these tools were offered.
+    pub fn new(offered: &[Offered]) -> Self {
         Self {
             offered: offered.to_vec(),
             held: String::new(),
@@ -176,8 +196,7 @@ impl CallStream {
         let mut cursor = Cursor::new(&self.held, ended);
         match within(cursor.bare_calls(self.has_calls, &self.offered), &cursor) {
             Ok((calls, bytes)) => {
-                self.call(calls, bytes, pieces);
-                self.bare = true;
+                self.bare = self.call(calls, bytes, pieces);
             }
             Err(Stop::More) if !ended => return false,
             Err(_) => self.bare = false,
@@ -200,8 +219,8 @@ impl CallStream {
         let mut cursor = Cursor::new(&self.held[marker.len()..], ended);
         match within(cursor.calls(form, &self.offered), &cursor) {
             Ok((calls, bytes)) => {
-                self.call(calls, marker.len() + bytes, pieces);
-                self.bare = matches!(form, Form::PythonTag);
+                let called = self.call(calls, marker.len() + bytes, pieces);
+                self.bare = called && matches!(form, Form::PythonTag);
             }
             Err(Stop::More) if !ended => return false,
             Err(_) => self.say(marker.len(), pieces),
@@ -209,11 +228,17 @@ impl CallStream {
         true
     }
 
-    /// The next `bytes` are calls.
-    fn call(&mut self, calls: Vec<Call>, bytes: usize, pieces: &mut Vec<Piece>) {
+    /// The next `bytes` are calls; or text, when one of them is of a tool that was not offered, or is not as its tool has to be
+    /// called. Says which.
+    fn call(&mut self, calls: Vec<Call>, bytes: usize, pieces: &mut Vec<Piece>) -> bool {
+        if !calls.iter().all(|call| self.offered.iter().any(|tool| tool.takes(call))) {
+            self.say(bytes, pieces);
+            return false;
+        }
         self.held.drain(..bytes);
         pieces.extend(calls.into_iter().map(Piece::Call));
         (self.behind_call, self.has_calls) = (true, true);
+        true
     }
 
     /// The next `bytes` are text.

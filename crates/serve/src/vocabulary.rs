@@ -37,6 +37,30 @@ pub fn bytes_of(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
     alphabet.bytes(&name).unwrap_or_else(|| name.into_bytes())
 }
 
+/// A token as `/v1/completions` lists it: its text, or `bytes:\xe2\x80` where its bytes are a part of a letter, as OpenAI writes
+/// those.
+pub fn listed(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().fold("bytes:".to_owned(), |text, byte| text + &format!("\\x{byte:02x}")),
+    }
+}
+
+/// How many characters end within the bytes `before` a token of these bytes: one that the token goes on does not, one that it leaves
+/// incomplete does, as U+FFFD.
+pub fn characters_before(before: &[u8], token: &[u8]) -> usize {
+    let all = [before, token].concat();
+    let characters = all.utf8_chunks().flat_map(|chunk| {
+        let invalid = Some(chunk.invalid().len()).filter(|bytes| *bytes > 0);
+        chunk.valid().chars().map(char::len_utf8).chain(invalid)
+    });
+    let ends = characters.scan(0, |at, bytes| {
+        *at += bytes;
+        Some(*at)
+    });
+    ends.take_while(|end| *end <= before.len()).count()
+}
+
 /// The byte of a letter of the byte-level alphabet: printable bytes of Latin-1 are themselves, the others follow from U+0100 on in
 /// order.
 fn byte_of_letter(letter: char) -> Option<u8> {
@@ -67,6 +91,39 @@ mod tests {
         assert_eq!(found, (0..=255).collect::<Vec<u8>>());
         assert_eq!(['Ġ', 'Ċ', 'a'].map(byte_of_letter), [Some(b' '), Some(b'\n'), Some(b'a')]);
         assert_eq!([' ', '▁', '\u{144}'].map(byte_of_letter), [None, None, None]);
+    }
+
+    #[test]
+    fn tokens_that_are_parts_of_a_letter_are_listed_by_their_bytes() {
+        let cases: [(&[u8], &str); 5] = [
+            (b"a b", "a b"),
+            ("é".as_bytes(), "é"),
+            (b"\xe2\x80", "bytes:\\xe2\\x80"),
+            (b"\x94", "bytes:\\x94"),
+            (b" \xf0", "bytes:\\x20\\xf0"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(listed(bytes), expected);
+        }
+    }
+
+    #[test]
+    fn characters_end_where_no_token_goes_on_with_them() {
+        let cases: [(&[u8], &[u8], usize); 8] = [
+            (b"", b"a", 0),
+            (b"", b"\xe2\x80", 0),
+            // The rest of it.
+            (b"\xe2\x80", b"\x94", 0),
+            (b"\xe2", b"\x80", 0),
+            // Never whole.
+            (b"\xe2\x80", b"a", 1),
+            (b"\xe2\x80", b"\xe2", 1),
+            (b"\xff\xc3", b"\xa9", 1),
+            ("aé".as_bytes(), b"\xa9", 2),
+        ];
+        for (before, token, expected) in cases {
+            assert_eq!(characters_before(before, token), expected, "{before:?} {token:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::events::{Ending, Event, Inbox, Reason};
 use crate::reply::{Calls, Kind, Reply, fresh};
 use crate::sampler::{Chosen, Scored};
 use crate::tools::{Call, CallStream, Piece, split_calls};
-use crate::vocabulary::bytes_of;
+use crate::vocabulary::{bytes_of, listed};
 
 /// An answer as far as it is there.
 #[derive(Default)]
@@ -143,7 +143,7 @@ fn log_probabilities(reply: &Reply, tokens: &[Chosen]) -> Value {
     if !reply.lists_tokens {
         return Value::Null;
     }
-    let text = |scored: &Scored| String::from_utf8_lossy(&bytes_of(reply.tokenizer, scored.id)).into_owned();
+    let text = |scored: &Scored| listed(&bytes_of(reply.tokenizer, scored.id));
     match reply.kind {
         Kind::Chat => {
             let one = |scored: &Scored| {
@@ -160,13 +160,15 @@ fn log_probabilities(reply: &Reply, tokens: &[Chosen]) -> Value {
         Kind::Completion => {
             let (mut texts, mut scores, mut likeliest, mut offsets) = (vec![], vec![], vec![], vec![]);
             for chosen in tokens {
-                let listed = chosen.likeliest.iter();
-                let listed: Map<String, Value> =
-                    listed.map(|s| (text(s), s.log_probability.into())).collect();
+                let mut by_text = Map::new();
+                for scored in &chosen.likeliest {
+                    // Of tokens with the same text the likeliest, which is the first.
+                    by_text.entry(text(scored)).or_insert_with(|| scored.log_probability.into());
+                }
                 offsets.push(chosen.at);
                 texts.push(text(&chosen.token));
                 scores.push(chosen.token.log_probability);
-                likeliest.push(listed);
+                likeliest.push(by_text);
             }
             json!({"tokens": texts, "token_logprobs": scores, "top_logprobs": likeliest, "text_offset": offsets})
         }

@@ -25,7 +25,7 @@ const KNOWN_FORMATS: [&str; 10] =
 const COUNTS: [&str; 6] =
     ["minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"];
 /// Keywords whose value is a schema or a list of schemas.
-const SCHEMAS: [&str; 9] = [
+pub(super) const SCHEMAS: [&str; 9] = [
     "items",
     "additionalProperties",
     "additionalItems",
@@ -37,7 +37,7 @@ const SCHEMAS: [&str; 9] = [
     "contains",
 ];
 /// Keywords whose value has schemas by name.
-const NAMED_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
+pub(super) const NAMED_SCHEMAS: [&str; 4] = ["properties", "patternProperties", "$defs", "definitions"];
 
 /// Refuses a schema that is too large to be read.
 pub(super) fn check_schema(schema: &Value) -> Result<(), String> {
@@ -219,7 +219,7 @@ fn references(schema: &Value) -> Vec<(String, &str)> {
 }
 
 /// The place that a `$ref` leads to, as the library finds it: without escapes.
-fn target<'s>(schema: &'s Value, reference: &str) -> Option<&'s Value> {
+pub(super) fn target<'s>(schema: &'s Value, reference: &str) -> Option<&'s Value> {
     let path = reference.strip_prefix('#')?;
     let mut parts = path.split('/').skip(1).filter(|_| path != "/");
     parts.try_fold(schema, |value, part| match value {

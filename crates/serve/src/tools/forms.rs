@@ -5,7 +5,7 @@ mod python;
 
 use serde_json::{Map, Value};
 
-use super::Call;
+use super::{Call, Offered};
 use gemma::{FUNCTION_GEMMA, GEMMA_4, Marks};
 
 /// What begins calls, and how they go on.
@@ -139,8 +139,8 @@ impl<'a> Cursor<'a> {
         self.text.len()
     }
 
-    /// Reads the calls behind a marker; `offered` are the names of tools.
-    pub(super) fn calls(&mut self, form: &Form, offered: &[String]) -> Read<Vec<Call>> {
+    /// Reads the calls behind a marker; `offered` are the tools that may be called.
+    pub(super) fn calls(&mut self, form: &Form, offered: &[Offered]) -> Read<Vec<Call>> {
         match form {
             Form::Json { close, shape } => self.json_calls(*close, *shape),
             Form::PythonTag => self.json_calls(None, Shape::Named),
@@ -184,7 +184,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Reads calls without a marker, perhaps behind what parts them from earlier ones.
-    pub(super) fn bare_calls(&mut self, has_earlier: bool, offered: &[String]) -> Read<Vec<Call>> {
+    pub(super) fn bare_calls(&mut self, has_earlier: bool, offered: &[Offered]) -> Read<Vec<Call>> {
         self.blank();
         match self.of_offered(offered) {
             Err(Stop::No) => {}
@@ -293,11 +293,11 @@ impl<'a> Cursor<'a> {
     }
 
     /// The name of a tool that was offered, and in the next line what it is called with.
-    fn of_offered(&mut self, offered: &[String]) -> Read<Call> {
+    fn of_offered(&mut self, offered: &[Offered]) -> Read<Call> {
         let from = self.at;
         self.blank();
         let mut may_follow = false;
-        for name in offered {
+        for Offered { name, .. } in offered {
             match self.take(name) {
                 Ok(()) if self.rest().starts_with('\n') => {
                     self.blank();

@@ -2,11 +2,13 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Answer, Call, CallStream, Piece};
+use super::{Answer, Call, CallStream, Offered, Piece};
+use crate::constrain::Checked;
 
-/// The tools of the corpus.
-fn offered() -> Vec<String> {
-    ["weather", "clock", "weather_report"].map(str::to_owned).to_vec()
+/// The tools of the corpus, and of the other tests.
+fn offered() -> Vec<Offered> {
+    let tool = |name: &str| Offered { name: name.to_owned(), strict: None };
+    ["weather", "clock", "weather_report", "f", "g"].map(tool).to_vec()
 }
 
 fn split_calls(text: &str) -> Answer {
@@ -391,4 +393,81 @@ fn a_call_that_does_not_end_is_text_at_last() {
     assert_eq!(said.sum::<usize>(), long.len());
     let deep = format!("<tool_call>{}{}</tool_call>", "[".repeat(100_000), "]".repeat(100_000));
     assert_eq!(split_calls(&deep), answer(Some(&deep), Vec::new()));
+}
+
+#[test]
+fn calls_of_tools_that_were_not_offered_are_text() {
+    let offered = [Offered { name: "light".to_owned(), strict: None }];
+    let mut texts: Vec<String> = FAMILIES
+        .iter()
+        .map(|(family, before, behind, _)| written(family, "two calls", before, behind))
+        .collect();
+    for text in [
+        "<tool_call>{\"name\": \"door\", \"arguments\": {}}</tool_call>",
+        "I look. <tool_call>{\"name\": \"door\", \"arguments\": {}}</tool_call> Done.",
+        "{\"name\": \"door\", \"parameters\": {}}",
+        "<|python_tag|>{\"name\": \"door\", \"parameters\": {}}; {\"name\": \"door\", \"parameters\": {}}",
+        "[TOOL_CALLS]door[ARGS]{}",
+        "[TOOL_CALLS][{\"name\": \"light\", \"arguments\": {}}, {\"name\": \"door\", \"arguments\": {}}]",
+        "<|tool_call_start|>[door(a=1)]<|tool_call_end|>",
+        "lights\n{}",
+    ] {
+        assert_eq!(super::split_calls(text, &offered), answer(Some(text), Vec::new()));
+        texts.push(text.to_owned());
+    }
+    for text in &texts {
+        let whole = super::split_calls(text, &offered);
+        assert_eq!(whole.calls, [], "{text}");
+        let said = whole.content.unwrap_or_default();
+        assert!(
+            said.contains("weather") || said.contains("door") || said.contains("lights"),
+            "{text}: {said}"
+        );
+        // As it comes, too.
+        let mut stream = CallStream::new(&offered);
+        let mut pieces: Vec<Piece> = text.chars().flat_map(|c| stream.push(&c.to_string())).collect();
+        pieces.extend(stream.finish());
+        let streamed: String =
+            pieces
+                .iter()
+                .map(|piece| {
+                    if let Piece::Text(text) = piece { text.as_str() } else { panic!("{piece:?} of {text}") }
+                })
+                .collect();
+        assert_eq!(streamed, said);
+    }
+    // One that was offered, beside it, is a call.
+    let text = "<tool_call>{\"name\": \"door\"}</tool_call>\n<tool_call>{\"name\": \"light\"}</tool_call>";
+    let found = super::split_calls(text, &offered);
+    assert_eq!(
+        found,
+        answer(Some("<tool_call>{\"name\": \"door\"}</tool_call>"), vec![call("light", json!({}))])
+    );
+}
+
+#[test]
+fn calls_of_a_strict_tool_that_do_not_fit_its_schema_are_text() {
+    let schema = json!({"type": "object", "properties": {"on": {"type": "boolean"}}, "required": ["on"],
+                        "additionalProperties": false});
+    let strict = Some(Checked::new(&schema).unwrap());
+    let offered =
+        [Offered { name: "light".to_owned(), strict }, Offered { name: "door".to_owned(), strict: None }];
+    let written = |name: &str, arguments: &Value| {
+        format!("<tool_call>{}</tool_call>", json!({"name": name, "arguments": arguments}))
+    };
+    for (arguments, fits) in [
+        (json!({"on": true}), true),
+        (json!({"on": "true"}), false),
+        (json!({}), false),
+        (json!({"on": true, "at": 3}), false),
+    ] {
+        let text = written("light", &arguments);
+        let expected = match fits {
+            true => answer(None, vec![call("light", arguments.clone())]),
+            false => answer(Some(&text), Vec::new()),
+        };
+        assert_eq!(super::split_calls(&text, &offered), expected);
+        let text = written("door", &arguments);
+        assert_eq!(super::split_calls(&text, &offered).calls, [call("door", arguments)]);
+    }
 }

@@ -262,6 +262,55 @@ fn log_probabilities_are_those_of_the_model() {
     assert_eq!(String::from_utf8_lossy(&bytes), text_of(&answer));
 }
 
+/// The bytes of a token as completions list it.
+fn listed_bytes(token: &str) -> Vec<u8> {
+    let byte = |digits: &str| u8::from_str_radix(digits, 16).expect("two digits");
+    match token.strip_prefix("bytes:") {
+        None => token.as_bytes().to_vec(),
+        Some(bytes) => bytes.split("\\x").skip(1).map(byte).collect(),
+    }
+}
+
+#[test]
+fn tokens_that_are_parts_of_a_letter_are_listed_with_their_bytes_and_place() {
+    let server = Running::start();
+    let (_, tokenizer) = base();
+    // Tokens of the parts of some letters, and of a whole one, all about as likely.
+    let ids = tokenizer.encode("é—日🏴a", false).unwrap();
+    let bias: serde_json::Map<String, Value> = ids.iter().map(|id| (id.to_string(), json!(100))).collect();
+    let mut parts = 0;
+    for seed in 0..12 {
+        let more =
+            json!({"logit_bias": bias, "temperature": 2, "seed": seed, "logprobs": 20, "max_tokens": 14});
+        let answer = server.post("/v1/completions", &completion(BASE, "Hello", more)).json();
+        let listed = &answer["choices"][0]["logprobs"];
+        let tokens: Vec<&str> =
+            listed["tokens"].as_array().unwrap().iter().map(|token| token.as_str().unwrap()).collect();
+        parts += tokens.iter().filter(|token| token.starts_with("bytes:")).count();
+        let all: Vec<u8> = tokens.iter().flat_map(|token| listed_bytes(token)).collect();
+        assert_eq!(String::from_utf8_lossy(&all), text_of(&answer), "{answer}");
+        // Where letters end, those that never became whole, too.
+        let mut ends = Vec::new();
+        for chunk in all.utf8_chunks() {
+            let lengths = chunk.valid().chars().map(char::len_utf8);
+            for length in lengths.chain(Some(chunk.invalid().len()).filter(|bytes| *bytes > 0)) {
+                ends.push(ends.last().unwrap_or(&0) + length);
+            }
+        }
+        let mut at = 0;
+        for (token, offset) in tokens.iter().zip(listed["text_offset"].as_array().unwrap()) {
+            let before = ends.iter().filter(|end| **end <= at).count();
+            assert_eq!(offset, before, "{token} of {tokens:?}: {listed}");
+            at += listed_bytes(token).len();
+        }
+        // No token hides another.
+        for likeliest in listed["top_logprobs"].as_array().unwrap() {
+            assert_eq!(likeliest.as_object().unwrap().len(), 20, "{likeliest}");
+        }
+    }
+    assert!(parts > 20, "{parts}");
+}
+
 #[test]
 fn embeddings_are_of_unit_length_and_the_same_in_base64() {
     let server = Running::start();

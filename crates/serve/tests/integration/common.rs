@@ -35,7 +35,10 @@ pub fn base() -> (&'static Model, &'static Tokenizer) {
         // The same template, with a place for tools and their calls.
         let template = tokenizer.chat_template().expect("there is one");
         let calls = "{% for m in messages if m.tool_calls %}{{ m.tool_calls | tojson }}{% endfor %}";
-        let template = format!("{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{calls}{template}");
+        // And with a variable with which it leaves out what others say.
+        let only = "{% if only_dialogue %}{% set messages = messages | selectattr('role', 'in', ['user', 'assistant']) | list %}{% endif %}";
+        let template =
+            format!("{only}{{% if tools %}}{{{{ tools | tojson }}}}{{% endif %}}{calls}{template}");
         let file = tempfile::NamedTempFile::new().expect("a file");
         std::fs::write(file.path(), template).expect("written");
         tokenizer.use_chat_template(&file.path().to_string_lossy()).expect("a template");

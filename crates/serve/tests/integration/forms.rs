@@ -179,3 +179,69 @@ fn the_schema_of_a_tool_may_refer_to_its_own_places() {
         assert_eq!(arguments, json!({"const": "on"}), "{answer}");
     }
 }
+
+#[test]
+fn a_strict_tool_is_refused_where_its_calls_cannot_be_checked() {
+    let server = Running::start();
+    let lamp = |parameters: &Value, strict: Value| json!({"type": "function", "function": {"name": "lamp", "parameters": parameters, "strict": strict}});
+    let pattern = json!({"type": "object", "properties": {"at": {"type": "string", "pattern": "^[a-z]$"}},
+                         "required": ["at"], "additionalProperties": false});
+    let plain = json!({"type": "object", "properties": {"at": {"type": "integer"}}});
+    for choice in [Value::Null, json!("auto")] {
+        let ask = |tool: Value| {
+            let more = json!({"tools": [tool], "tool_choice": choice});
+            server.post("/v1/chat/completions", &chat(BASE, "Hello", more))
+        };
+        let error = ask(lamp(&pattern, json!(true))).error();
+        assert!(error.contains("`tools[0].function.strict` cannot be kept"), "{error}");
+        assert!(error.contains("`pattern` at #/properties/at") && error.contains("`tool_choice`"), "{error}");
+        let error = ask(lamp(&json!({"type": "object", "required": "at"}), json!(true))).error();
+        assert!(error.contains("`required` \"at\" at #; it has to be a list of strings"), "{error}");
+        let error = ask(lamp(&plain, json!("yes"))).error();
+        assert!(error.contains("`tools[0].function.strict` is a string"), "{error}");
+        for tool in [lamp(&pattern, json!(false)), lamp(&plain, json!(true)), lamp(&pattern, Value::Null)] {
+            assert_eq!(ask(tool).status, 200);
+        }
+    }
+    // What the answer is held to needs no check.
+    let more = json!({"tools": [lamp(&pattern, json!(true))], "tool_choice": "required", "max_tokens": 200});
+    let answer = server.post("/v1/chat/completions", &chat("a2", "Hello", more)).json();
+    assert_eq!(answer["choices"][0]["message"]["tool_calls"][0]["function"]["name"], "lamp", "{answer}");
+}
+
+#[test]
+fn messages_that_the_template_leaves_out_are_refused() {
+    let server = Running::start();
+    let call = json!([{"id": "c1", "type": "function", "function": {"name": "light", "arguments": "{}"}}]);
+    let user = json!({"role": "user", "content": "Hello"});
+    for (messages, index, role) in [
+        (json!([{"role": "system", "content": "Be brief."}, user]), 0, "system"),
+        (json!([{"role": "developer", "content": "Be brief."}, user]), 0, "developer"),
+        (
+            json!([user, {"role": "assistant", "content": "I look.", "tool_calls": call},
+                   {"role": "tool", "tool_call_id": "c1", "content": "on"}]),
+            2,
+            "tool",
+        ),
+    ] {
+        let ask = |path: &str, variables: Value| {
+            let mut body = json!({"model": BASE, "messages": messages, "chat_template_kwargs": variables});
+            if path.ends_with("completions") {
+                body["max_tokens"] = 2.into();
+            }
+            server.post(path, &body)
+        };
+        for path in ["/v1/chat/completions", "/v1/tokenize"] {
+            assert_eq!(ask(path, json!({})).status, 200, "{messages}");
+            let refused = ask(path, json!({"only_dialogue": true}));
+            assert_eq!(refused.status, 400, "{refused:?}");
+            let error = refused.error();
+            assert!(error.contains(&format!("`messages[{index}].role` is ")), "{error}");
+            assert!(
+                error.contains(role) && error.contains("it writes those of user and assistant"),
+                "{error}"
+            );
+            assert!(refused.body.contains("message_left_out"), "{refused:?}");
+        }
+    }
+}
