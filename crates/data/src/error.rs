@@ -506,7 +506,7 @@ impl DataError {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
                     "the file is damaged or not complete; fetch it again".into()
                 }
-                _ => "check that the path exists and may be read".into(),
+                _ => "check that the path exists and that you may read it".into(),
             },
             Self::Row { problem, .. } => return problem.hint(),
             Self::Malformed { .. } => "the file may be incomplete: fetch or write it again".into(),

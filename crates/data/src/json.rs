@@ -86,6 +86,10 @@ pub(crate) fn told(error: &serde_json::Error) -> String {
         (Some("a value"), _) => "it ends where a value is wanted".to_owned(),
         (Some(what), _) => format!("it ends inside {what}"),
         (None, Some(found)) => format!("expected an object, found a {found}"),
+        // What begins with n, t or f is read as null, true or false.
+        (None, None) if message == "expected ident" => {
+            "it begins as null, true or false, and goes on otherwise".to_owned()
+        }
         (None, None) => message.to_owned(),
     }
 }

@@ -141,7 +141,7 @@ impl TokenizerError {
             Self::NoTokenizer { .. } => {
                 "give the folder that has config.json and tokenizer.json, or a .gguf file".into()
             }
-            Self::Io { .. } => "check that the path exists and may be read".into(),
+            Self::Io { .. } => "check that the path exists and that you may read it".into(),
             Self::Invalid { message, .. } if message.contains("git-lfs") => {
                 "run git lfs pull in the folder it was cloned to, or download the file again".into()
             }

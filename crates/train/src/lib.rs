@@ -111,7 +111,9 @@ pub use largest::{Largest, largest_micro_batches};
 pub use lock::RunLock;
 pub use logit_difference::{LogitDifference, logit_difference};
 pub use margins::{Margins, PairMargins};
-pub use memory::{available_bytes, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes};
+pub use memory::{
+    available_bytes, begin_anew, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes,
+};
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use middle::{SMOOTHED_STEPS, mean, median, smoothed};
 pub use optim::OptimizerKind;

@@ -149,7 +149,7 @@ impl RunError {
                 [] => "give the folder that the run was written to".into(),
                 near => {
                     let near: Vec<String> = near.iter().map(|run| run.display().to_string()).collect();
-                    format!("runs that are near: {}", near.join(", ")).into()
+                    format!("runs nearby: {}", near.join(", ")).into()
                 }
             },
             RunError::Locked { .. } => {

@@ -19,13 +19,13 @@ pub fn data_help() -> String {
     format!("{DATA_HELP}\n\n{}", keys::told(HELP_WIDTH))
 }
 
-/// Characters of a line of help.
-const HELP_WIDTH: usize = 118;
+/// Characters of a line of the list of keys: what a narrow terminal shows unbroken.
+const HELP_WIDTH: usize = 78;
 const DATA_HELP: &str = "\
 DATA is a file, a folder, a 'glob', or a data set on the hub (org/name, org/name/folder, either with @revision),
 perhaps with a weight: b.csv:0.5 takes half of its rows, chosen by the seed, b.csv:2 takes each twice. Formats: JSONL, a
 JSON list or an object around one, CSV (separated by comma, semicolon, tab or bar), Parquet, and plain text, of which a
-paragraph is a row; .gz and .zst are unfolded. Rows have one of these shapes:
+paragraph is a row; .gz and .zst are decompressed. Rows have one of these shapes:
   {\"messages\": [{\"role\": \"user\", \"content\": ...}, {\"role\": \"assistant\", \"content\": ...}]}
   {\"conversations\": [{\"from\": \"human\", \"value\": ...}, {\"from\": \"gpt\", \"value\": ...}]}
   {\"instruction\": ..., \"input\": ..., \"output\": ...}      {\"prompt\": ..., \"completion\": ...}      {\"text\": ...}
@@ -34,7 +34,7 @@ prompt and completion are plain text, without the chat template; instruction and
 For train --objective dpo and others rows judge replies; each is a text or a list of messages:
   {\"prompt\": ..., \"chosen\": ..., \"rejected\": ...}      {\"prompt\": ..., \"completion\": ..., \"label\": true} (kto)
 For train --objective classify they are a text, or messages, and its label: {\"text\": ..., \"label\": \"sport\"}
-Beside messages may stand \"tools\" and \"system\"; a message with \"train\": false is not learnt.
+\"tools\" and \"system\" may stand beside messages; a message with \"train\": false is not learnt.
 Keys that would change what is trained are read or refused; --columns NAME=ignore ignores one.";
 
 /// `--overlong`.

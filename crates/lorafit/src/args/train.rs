@@ -45,11 +45,11 @@ Examples:
   Training the weights themselves, or the upper half of them; the result is a model folder, runs/full/model:
     lorafit train --model M --data train.jsonl --method full --out runs/full
     lorafit train --model M --data train.jsonl --method full --layers 15- --train-modules mlp,norms --out runs/upper
-  Pretraining a small model of its own: a folder with config.json and a tokenizer, and text
+  Pretraining a small model from scratch: a folder with config.json and a tokenizer, and text
     lorafit train --model tiny --data books.txt --method full --init random --out runs/tiny
   Two sources, a tenth of the second one, with 5 % of all rows held out for evaluation:
     lorafit train --model M --data chats.jsonl --data 'web/*.parquet:0.1' --validation 5% --out runs/mix
-  Words of its own, one a line in a file, as tokens that are trained beside the factors:
+  Your own words, one a line in a file, as tokens that are trained beside the factors:
     lorafit train --model M --data train.jsonl --new-tokens words.txt --out runs/words
   A classifier of texts with labels, and a model that gives replies a reward:
     lorafit train --model M --data topics.jsonl --objective classify --best-by accuracy --out runs/topics
@@ -282,7 +282,7 @@ pub struct TrainArgs {
     #[arg(long, value_name = "SHARE", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
     pub decay_ratio: Option<f64>,
-    /// Learning rate of an adapter's B over that of its A, which is --lr (LoRA+, Hayou et al. 2024); 2 to 16 [default: 1]
+    /// How many times the learning rate of A, which is --lr, an adapter's B gets (LoRA+, Hayou et al. 2024); 2 to 16 [default: 1]
     ///
     /// What B learns moves the output more than what A learns does. With a ratio of 16, --lr is usually half of what it is without.
     #[arg(long, value_name = "RATIO", help_heading = "Optimisation")]
@@ -393,11 +393,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "LOSS", help_heading = "Watching")]
     #[arg(add = Facts::ARITHMETIC)]
     pub min_delta: Option<f64>,
-    /// Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most so many times
+    /// Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most N times
     /// (Loshchilov and Hutter 2017); 1 to 3 [default: as --preset chooses; with --preset off 0]
     ///
     /// There is more to learn where the last third of the steps lowered the held-out loss by more than 3 % and by more than 1 % of
-    /// its whole fall, or where the rows trained on are known no better than those held out: their loss is less than 5 % below
+    /// its whole fall, or where training rows have no clearly lower loss than held-out rows: it is less than 5 % below
     /// the held-out loss, which is not almost zero. After a restart --patience counts evaluations from the middle of the new
     /// steps on.
     #[arg(long, value_name = "N", help_heading = "Watching")]
@@ -405,7 +405,7 @@ pub struct TrainArgs {
     pub restarts: Option<usize>,
     /// Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY
     ///
-    /// last:50 is the mean over the last 50 steps, ema:0.99 an exponential one, in which a step counts 0.99 of the next. It is
+    /// last:50 is the mean over the last 50 steps, ema:0.99 an exponential one, in which each step has 0.99 of the weight of the one after it. It is
     /// evaluated at the end. It takes 4 bytes a trained parameter; what is trained stays as it is.
     #[arg(long, value_name = "AVERAGE", help_heading = "Optimisation")]
     #[arg(add = Facts::ARITHMETIC)]
@@ -485,7 +485,7 @@ impl TrainArgs {
             return Err(CliError::usage(text)
                 .hint(match near.is_empty() {
                     true => "give the folder that --out named".to_owned(),
-                    false => format!("runs that are near: {}", near.join(", ")),
+                    false => format!("runs nearby: {}", near.join(", ")),
                 })
                 .into());
         }

@@ -54,7 +54,7 @@ Examples:
 
 loss is the mean negative log likelihood of a supervised token, in nats; perplexity is its exponential: 1 is
 certainty, the number of words in the vocabulary a blind guess. Answers are greedy. A metric is the mean over rows, with its
-95 % bootstrap interval. docs/metrics.md says what each metric does and when to use it.";
+95 % interval. docs/metrics.md says what each metric does and when to use it.";
 
 /// The flags of `eval`.
 #[derive(Args, Clone, Debug)]

@@ -23,7 +23,7 @@ Examples:
     lorafit kernels --out release/kernels
   For an H100 and an RTX 4090:
     lorafit kernels --arch sm_90 --arch sm_89 --out kernels
-  With the compiler of another CUDA:
+  With the compiler of another CUDA version:
     lorafit kernels --nvrtc /usr/local/cuda-12.9/lib64 --out kernels
 
 Needs NVRTC (pip install nvidia-cuda-nvrtc-cu12) and no GPU. The program takes its kernels from the folder `kernels` beside it,

@@ -362,12 +362,12 @@ impl Inputs {
         }
         let model = &args.model;
         Err(CliError::usage(format!(
-            "{model} is stored in {format}, so it has to be said what the adapter is added to"
+            "{model} is stored in {format}, so say which weights to add the adapter to"
         ))
         .hint(format!(
             "--merge-into stored adds it to the values that the file stores and writes 16 bits, which is what was trained.\n\
-             --base ORIGINAL adds it to the weights that {model} was quantised from, which are better but not those that it \
-             was trained over: --check DATA shows what that changes."
+             --base ORIGINAL adds it to the weights that {model} was quantised from, which are more precise, but the adapter \
+             was not trained on them: --check DATA shows what that changes."
         )))
     }
 

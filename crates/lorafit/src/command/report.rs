@@ -34,8 +34,8 @@ Examples:
     lorafit report runs/first --out report.html --prompts prompts.txt
     lorafit report sweeps/first --out report.html
 
-The page loads nothing: it can be sent, printed, and opened in ten years. Its figures tell values under the pointer; a drag
-across a curve shows that part of it. A run may still be running; lorafit watch shows it live.")]
+The page loads nothing: it can be sent, printed, and opened years from now. Point at a figure to read its values; drag
+across a curve to see that part of it. A run may still be running; lorafit watch shows it live.")]
 pub struct ReportArgs {
     /// Run folders of train, or one folder of a sweep
     #[arg(required = true, value_name = "RUN")]

@@ -22,7 +22,8 @@ Examples:
   lorafit runs experiments --json        for scripts: one JSON object a line
 
 The newest run comes first. Loss is that of held-out rows, from before training to the best, where rows were held out; else
-the training loss of the last step. A narrow terminal shows fewer columns. Of preference pairs stands the share whose chosen reply is preferred at the best, too. A sweep is one line; give its folder `trials` for its runs.")]
+the training loss of the last step. A narrow terminal shows fewer columns. For preference runs, the share of pairs whose chosen reply is preferred
+is shown as well. A sweep is one line; give its folder `trials` for its runs.")]
 pub struct RunsArgs {
     /// The folder with runs in it, or in folders below it
     #[arg(default_value = "runs", value_name = "DIR")]

@@ -36,8 +36,8 @@ Examples:
   Attention and the norms alone:
     lorafit selfcheck --device cuda:0 --only attention,norm
 
-Every op runs on the processor and twice on the device, over one token, odd lengths, deep trees and key heads that are
-shared; so do whole training steps of small models and the answers they generate. Differences are relative to the largest
+Every op runs on the processor and twice on the device, over one token, odd lengths, rows that share long
+prefixes, and key heads that several query heads share; so do whole training steps of small models and the answers they generate. Differences are relative to the largest
 value of an output. Both runs on the device must give the same bits. Each check is named on standard error before it begins.
 After a check that fails the next one runs. After some errors a process can no longer use the device; the remaining checks
 then need --isolate. Exit code 1 where anything is not as it should be.")]

@@ -34,16 +34,21 @@ const EXAMPLES: &str = r#"The file (TOML or YAML) has the options of `lorafit tr
   eval-data = "dev.jsonl"
   max-steps = 200
 
-  [search]                                    any other option of train, by its flag's name
-  rank = [8, 16, 32]                          a list; { choice = [...] } is the same
-  lr = { log-uniform = [1e-4, 2e-3] }         drawn; { uniform = [0.0, 0.1] } too; whole bounds draw whole numbers
+  [search]                         options of train, by their flags' names
+  rank = [8, 16, 32]               a list; or { choice = [8, 16, 32] }
+  lr = { log-uniform = [1e-4, 2e-3] }
+                                   drawn; or { uniform = [0.0, 0.1] }; whole
+                                   bounds draw whole numbers
 
   [sweep]
-  strategy = "random"                         "grid" (the default, for lists), "random" or "asha"
-  trials = 20                                 how many are drawn, by `seed`
-  early-stop = true                           give up trials worse than the median of the others (needs eval-every)
-  seeds = 3                                   every setting with so many random seeds (or a list of them): means with
-                                              their standard error, and no winner where settings are level
+  strategy = "random"              "grid" (the default, for lists), "random"
+                                   or "asha"
+  trials = 20                      how many are drawn, by `seed`
+  early-stop = true                ends trials that are worse than the median
+                                   of the others (needs eval-every)
+  seeds = 3                        each setting with this many random seeds
+                                   (or a list of them): means with standard
+                                   errors, no winner where settings are level
 
 "asha" (successive halving) trains every trial for `min-steps` steps, keeps the best third, trains these three times as
 long, keeps the best third of them, and so on up to the full length of a run; `reduction-factor` is that 3. Trials are
@@ -52,7 +57,7 @@ compared by the loss on held-out rows after their last step or, with metric = "r
 are keys of [sweep].
 
 Examples:
-  What would be run, with its memory and a guess of its time:
+  What would be run, with its memory and an estimate of its time:
     lorafit sweep search.toml --out sweeps/first --dry-run
   Three trials at once over one base; started again after an interruption it repeats nothing that is finished:
     lorafit sweep search.toml --out sweeps/first --trials-at-once 3

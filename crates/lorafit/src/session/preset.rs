@@ -211,7 +211,7 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
     let patience = patience(preset);
     // An end that could only come with the last step is none.
     if known.held_out > 0 && preset != Preset::Quick && steps / every > patience {
-        let why = format!("ends the run when {patience} looks in a row find nothing better");
+        let why = format!("ends the run when {patience} evaluations in a row find nothing better");
         add("patience", patience.to_string(), why);
     }
     let restarts = restarts(preset, known, steps);

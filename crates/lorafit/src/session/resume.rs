@@ -35,7 +35,7 @@ impl Resumption {
             progress.note(&format!("damaged, set aside: {error}"));
         }
         match &newest.checkpoint {
-            Some(checkpoint) => progress.note(&format!("resumed from {}", checkpoint.dir().display())),
+            Some(_) => (),
             None if newest.damaged.is_empty() => {
                 progress.note(&format!("{} has no checkpoint yet: the run begins again", run.display()));
             }
@@ -44,39 +44,51 @@ impl Resumption {
         Ok(Resumption { checkpoint: newest.checkpoint, damaged: newest.damaged })
     }
 
-    /// Refuses a run that is not the checkpoint's, or tells what `anyway` overrides.
+    /// Refuses a run that is not the checkpoint's; else tells what it is resumed from, and what `anyway` overrides.
     pub fn check(&self, found: &Identity, anyway: bool, progress: &mut Progress) -> anyhow::Result<()> {
         let Some(checkpoint) = &self.checkpoint else { return Ok(()) };
-        let mismatches = checkpoint.identity.mismatches(found);
-        if mismatches.is_empty() {
-            return Ok(());
-        }
-        if !anyway {
-            let told: Vec<String> = mismatches.iter().map(in_words).collect();
-            let text = format!(
-                "the run cannot go on from {}, since this is not the same:\n  {}",
-                checkpoint.dir().display(),
-                told.join("\n  ")
-            );
-            return Err(CliError::new(text)
-                .hint("give it what it had, or resume anyway with --resume-anyway")
-                .into());
-        }
-        if let Some(fixed) =
-            mismatches.iter().find(|m| flags::is(&m.name, |facts| facts.resume == OnResume::Fixed))
-        {
-            let text = format!(
-                "--resume-anyway cannot change {} from {} to {}: what the checkpoint holds has it",
-                fixed.name, fixed.expected, fixed.found
-            );
-            let dir = checkpoint.dir().display();
-            return Err(CliError::new(text).hint(format!("start another run with --adapter {dir}")).into());
-        }
-        for m in mismatches {
-            progress.note(&format!("overridden: {} was {}, is {}", m.name, m.expected, m.found));
-        }
+        overrule(checkpoint, found, anyway, progress)?;
+        progress.note(&format!("resumed from {}", checkpoint.dir().display()));
         Ok(())
     }
+}
+
+/// Refuses what differs between a checkpoint and the run that is to go on from it, or tells that `anyway` overrides it.
+fn overrule(
+    checkpoint: &Checkpoint,
+    found: &Identity,
+    anyway: bool,
+    progress: &mut Progress,
+) -> anyhow::Result<()> {
+    let mismatches = checkpoint.identity.mismatches(found);
+    if mismatches.is_empty() {
+        return Ok(());
+    }
+    if !anyway {
+        let told: Vec<String> = mismatches.iter().map(in_words).collect();
+        let text = format!(
+            "the run cannot go on from {}, since this is not the same:\n  {}",
+            checkpoint.dir().display(),
+            told.join("\n  ")
+        );
+        return Err(CliError::new(text)
+            .hint("give it what it had, or resume anyway with --resume-anyway")
+            .into());
+    }
+    if let Some(fixed) =
+        mismatches.iter().find(|m| flags::is(&m.name, |facts| facts.resume == OnResume::Fixed))
+    {
+        let text = format!(
+            "--resume-anyway cannot change {} from {} to {}: what the checkpoint holds has it",
+            fixed.name, fixed.expected, fixed.found
+        );
+        let dir = checkpoint.dir().display();
+        return Err(CliError::new(text).hint(format!("start another run with --adapter {dir}")).into());
+    }
+    for m in mismatches {
+        progress.note(&format!("overridden: {} was {}, is {}", m.name, m.expected, m.found));
+    }
+    Ok(())
 }
 
 /// What differs, by the flag that changes it where one does.

@@ -187,7 +187,7 @@ impl Progress {
             return self.note(&format!("before training: held-out loss {loss:.4}{beside}"));
         }
         let mark = match (best, self.base_loss.is_some_and(|base| loss >= base)) {
-            (true, true) => "  (kept, but no better than before training)",
+            (true, true) => "  (best since training began, kept, but worse than before it)",
             (true, false) => "  (best so far, kept)",
             (false, _) => "",
         };

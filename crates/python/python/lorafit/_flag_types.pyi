@@ -93,7 +93,7 @@ class TrainFlags(TypedDict, total=False):
     """Share of the steps in which --scheduler wsd lets the learning rate fall; 0.1 to 0.2 [default: 0.2]"""
 
     lora_plus_ratio: float | None
-    """Learning rate of an adapter's B over that of its A, which is --lr (LoRA+, Hayou et al. 2024); 2 to 16 [default: 1]"""
+    """How many times the learning rate of A, which is --lr, an adapter's B gets (LoRA+, Hayou et al. 2024); 2 to 16 [default: 1]"""
 
     weight_decay: float | None
     """Weight decay of AdamW, for matrices only; 0 to 0.1"""
@@ -201,7 +201,7 @@ class TrainFlags(TypedDict, total=False):
     """How far the held-out loss must fall (the accuracy rise) for --patience to count an evaluation as better [default: 0]"""
 
     restarts: int | None
-    """Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most so many times (Loshchilov and Hutter 2017); 1 to 3 [default: as --preset chooses; with --preset off 0]"""
+    """Where there is more to learn when the last step is done, begin --scheduler anew for twice as many steps, at most N times (Loshchilov and Hutter 2017); 1 to 3 [default: as --preset chooses; with --preset off 0]"""
 
     average: str | float | PathLike[str] | Sequence[str | float] | None
     """Keep an average of what is trained, and write it to average/ beside the last: last:STEPS or ema:DECAY"""
