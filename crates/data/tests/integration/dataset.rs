@@ -539,7 +539,7 @@ fn bad_rows_are_errors_that_name_file_line_and_reason() {
         (br#"{"messages": "#.to_vec(), "not valid JSON at column 13: it ends where a value is wanted"),
         (b"{\"messages\": [\"\xff\"]}".to_vec(), "not UTF-8 at byte 16 of the line"),
         (b"[1]".to_vec(), "a row must be an object, found a list"),
-        (b"nope".to_vec(), "not valid JSON at column 2: expected ident"),
+        (b"nope".to_vec(), "not valid JSON at column 2: it begins as null, true or false, and goes on otherwise"),
         ("[".repeat(100_000).into_bytes(), "not valid JSON at column 128: recursion limit exceeded"),
     ];
     let tokenizer = tiny_chatml();

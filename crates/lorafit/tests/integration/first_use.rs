@@ -144,11 +144,11 @@ fn a_run_that_is_not_there_is_looked_for_nearby() {
     let dir = with_run(&["--validation", "4", "--eval-every", "2"]);
     let at = dir.path();
     fs::create_dir(at.join("empty")).unwrap();
-    refused(at, &["status", "empty"], &["empty holds no run: it has no metrics.jsonl", "near: run\n"]);
-    refused(at, &["status", "."], &[". holds no run", "near: run\n"]);
-    refused(at, &["status", "rnu"], &["there is no folder rnu", "near: run\n"]);
-    refused(at, &["report", "rnu", "--out", "x.html"], &["there is no folder rnu", "near: run\n"]);
-    refused(at, &["train", "--resume", "rnu"], &["--resume rnu: no run is there", "near: run\n"]);
+    refused(at, &["status", "empty"], &["empty holds no run: it has no metrics.jsonl", "nearby: run\n"]);
+    refused(at, &["status", "."], &[". holds no run", "nearby: run\n"]);
+    refused(at, &["status", "rnu"], &["there is no folder rnu", "nearby: run\n"]);
+    refused(at, &["report", "rnu", "--out", "x.html"], &["there is no folder rnu", "nearby: run\n"]);
+    refused(at, &["train", "--resume", "rnu"], &["--resume rnu: no run is there", "nearby: run\n"]);
 
     let said = well(at, &["status", "run"]);
     let evaluations = fs::read_to_string(at.join("run/evaluations.jsonl")).unwrap();

@@ -162,7 +162,7 @@ fn a_quantised_gguf_file_needs_a_choice_too() {
     let place = place.path();
     let (model, adapter) = (fixture("gguf/llama-q8_0.gguf"), fixture("models/llama/adapter"));
     let error = refused(place, &["--model", &model, "--adapter", &adapter, "--out", "out"]);
-    assert!(error.contains("is stored in Q8_0, so it has to be said"), "{error}");
+    assert!(error.contains("is stored in Q8_0, so say which weights"), "{error}");
     let original = fixture("models/llama");
     merge(place, &model, &adapter, "based", &["--base", &original]);
     merge(place, &original, &adapter, "direct", &[]);
