@@ -313,6 +313,13 @@ mod tests {
         std::fs::write(dir.path().join("config.toml"), "").unwrap();
         std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
         assert!(!has_diverged(&best), "no verdict");
+        for (outcome, expected) in [("diverged", true), ("learnt", false)] {
+            let verdict = format!(
+                r#"{{"outcome":"{outcome}","from":3.5,"to":8.75,"of":"held-out","few_rows":false,"skipped":0}}"#
+            );
+            std::fs::write(dir.path().join("verdict.json"), verdict).unwrap();
+            assert_eq!([has_diverged(dir.path()), has_diverged(&best)], [expected; 2], "{outcome}");
+        }
         let told = used(&[layer(8, 2.0)]);
         assert!(told.contains("2.0 of 8") && verdict(&[layer(8, 2.0)]).starts_with(&told), "{told}");
         assert!(!told.contains("may do"));

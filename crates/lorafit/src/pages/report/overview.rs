@@ -167,6 +167,7 @@ pub(super) fn option(value: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Number(number) => match number.as_f64() {
             Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:e}"),
+            Some(value) if number.is_f64() => value.to_string(),
             _ => number.to_string(),
         },
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
@@ -189,8 +190,8 @@ mod tests {
 
     #[test]
     fn a_rate_is_spelt_as_on_axes() {
-        let values = [json!(2e-4), json!(0.0002), json!(0.02), json!(8), json!("adamw"), json!(0.0)];
-        assert_eq!(values.each_ref().map(option), ["2e-4", "2e-4", "0.02", "8", "adamw", "0.0"]);
+        let values = [json!(2e-4), json!(0.0002), json!(0.02), json!(8), json!("adamw"), json!(1.0)];
+        assert_eq!(values.each_ref().map(option), ["2e-4", "2e-4", "0.02", "8", "adamw", "1"]);
     }
 
     #[test]

@@ -495,4 +495,50 @@ mod tests {
         let names: Vec<&str> = series.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, ["39: loss, every step", "49: loss, every step", "49: loss, smoothed"]);
     }
+
+    /// A run in `dir` with the highest of its learning rates, so many bytes used, and a step that is kept though it is worse than
+    /// none.
+    fn worse(dir: &Path, rate: f64, bytes: u64) -> NamedRun {
+        let step = format!(
+            "{{\"step\":5,\"loss\":9.5,\"grad_norm\":1.0,\"learning_rate\":{rate},\"tokens\":10,\"computed_tokens\":9,\
+             \"supervised_tokens\":5,\"seconds\":0.5,\"tokens_per_s\":20.0,\"peak_rss_bytes\":{bytes}}}\n"
+        );
+        let evaluation = |step: u64, loss: f64, best: bool| {
+            format!("{{\"step\":{step},\"loss\":{loss},\"seconds\":0.1,\"best\":{best}}}\n")
+        };
+        std::fs::write(dir.join("metrics.jsonl"), step).unwrap();
+        let lines = evaluation(0, 3.5, false) + &evaluation(5, 8.75, true);
+        std::fs::write(dir.join("evaluations.jsonl"), lines).unwrap();
+        NamedRun::read("run".to_owned(), dir).unwrap()
+    }
+
+    #[test]
+    fn the_loss_that_is_kept_is_told_beside_the_one_before_training() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = worse(dir.path(), 1.0, 1);
+        let cards = cards(&run);
+        assert!(cards.contains(">8.7500<"), "{cards}");
+        assert!(
+            cards.contains("the best, after step 5, but no better than 3.5000 before training"),
+            "{cards}"
+        );
+        let table = overview(&[run.clone(), run]);
+        assert!(table.contains("<td>3.5000</td><td>8.7500</td><td>5</td>"), "{table}");
+    }
+
+    #[test]
+    fn axes_have_the_unit_and_the_scale_that_their_values_need() {
+        let axis = |figure: Figure| match figure.plot {
+            Plot::Lines(lines) => lines.y,
+            _ => unreachable!("curves are lines"),
+        };
+        let [one, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let small = worse(one.path(), 2e-4, 280 << 20);
+        let large = worse(other.path(), 1e-2, 2 << 30);
+        assert_eq!(axis(memory(std::slice::from_ref(&small))).name.label, "MiB");
+        assert!(!rate_axis(std::slice::from_ref(&small)).log);
+        let both = [small, large];
+        assert_eq!(axis(memory(&both)).name.label, "GiB");
+        assert!(rate_axis(&both).log);
+    }
 }
