@@ -156,10 +156,7 @@ fn shortened(prompt: &str) -> String {
     let left_out = prompt.chars().count().saturating_sub(MOST_LETTERS);
     match left_out {
         0 => prompt.to_owned(),
-        _ => prompt.chars().skip(left_out).fold("…".to_owned(), |mut text, letter| {
-            text.push(letter);
-            text
-        }),
+        _ => format!("…{}", prompt.chars().skip(left_out).collect::<String>()),
     }
 }
 

@@ -251,6 +251,20 @@ mod tests {
         assert!(!html.contains("<img") && html.matches(text).count() == 11);
     }
 
+    #[test]
+    fn a_table_has_headings_of_columns_and_of_rows() {
+        let html = table("Runs", &["run", "loss"], [["a".to_owned(), "2.5".to_owned()]]);
+        assert!(html.contains("<th scope=\"col\">run</th><th scope=\"col\">loss</th>"), "{html}");
+        assert!(html.contains("<th scope=\"row\">a</th><td>2.5</td>"), "{html}");
+        let of = |text: &str| Cell::from(text.to_owned());
+        let best = Cell { is_marked: true, is_text: true, ..of("b") };
+        let named = Cell { title: Some("runs/\"a\"".to_owned()), ..of("a") };
+        let html = table_of_cells("Answers", &[of(""), of("x")], [vec![named, best]]);
+        assert!(html.contains("<tr><td></td><th scope=\"col\">x</th></tr>"), "{html}");
+        assert!(html.contains("<th scope=\"row\" title=\"runs/&quot;a&quot;\">a</th>"), "{html}");
+        assert!(html.contains("<td class=\"text\"><strong>b</strong></td>"), "{html}");
+    }
+
     /// The contrast of two colours `#rrggbb` (WCAG 2.1, 1.4.3), from 1 to 21.
     fn contrast(one: &str, other: &str) -> f64 {
         let luminance = |colour: &str| {
@@ -292,6 +306,10 @@ mod tests {
                     assert!(found >= least, "{letters} on {behind}: {found:.2} (print: {print})");
                 }
             }
+            // Captions say that lighter is more.
+            let lightness: Vec<f64> =
+                (0..8).map(|number| contrast(of(&format!("s{number}")), "#000000")).collect();
+            assert!(lightness.is_sorted_by(|one, next| one < next), "{lightness:?} (print: {print})");
             for number in 0..8 {
                 let (one, shade) = (
                     contrast(of(&format!("c{number}")), of("paper")),

@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn large_numbers_have_three_digits() {
-        let texts = [803_363_585_947_036_672.0, 107_204.9386, -54_399.9, 9999.99, 0.25, f64::INFINITY];
+        let texts = [803_363_585_947_036_672.0, 107_204.93, -54_399.9, 9999.99, 0.25, f64::INFINITY];
         let texts = texts.map(|value| measured(value, 2));
         assert_eq!(texts, ["8.03e17", "107,000", "-54,400", "9999.99", "0.25", "inf"]);
     }

@@ -430,6 +430,10 @@ mod tests {
         let mut report = Report::default();
         sweep.add(&mut report);
         let page = report.page("sweep", &Facts::default());
+        assert!(
+            page.contains("The lighter a line, the higher its eval_loss. A grey one has none."),
+            "{page}"
+        );
         assert!(page.contains("eval_loss over rank") && page.contains("Options and metric"));
         assert!(report.figures.iter().map(|f| f.name.as_str()).eq(["trials", "slice-rank", "slice-lr"]));
     }
