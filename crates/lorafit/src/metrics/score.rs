@@ -191,8 +191,13 @@ impl Summary {
 
     /// As a table has it: `93.8 % [87.5, 98.4]`.
     pub fn in_short(&self) -> Option<String> {
-        let (mean, [low, high]) = (self.mean?, self.interval?);
-        Some(format!("{:.1} % [{:.1}, {:.1}]", 100.0 * mean, 100.0 * low, 100.0 * high))
+        let (mean, [low, high]) = (self.mean_in_short()?, self.interval?);
+        Some(format!("{mean} [{:.1}, {:.1}]", 100.0 * low, 100.0 * high))
+    }
+
+    /// Its mean without the interval: `93.8 %`.
+    pub fn mean_in_short(&self) -> Option<String> {
+        Some(format!("{:.1} %", 100.0 * self.mean?))
     }
 
     /// As people read it: `93.8 % (95 % interval 87.5 to 98.4 %)`; a dash if no row could be judged.

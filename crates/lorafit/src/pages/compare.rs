@@ -1,21 +1,24 @@
 //! The table of `compare` as a page.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::{counted, duration, grouped, memory};
 use serde::{Serialize, Serializer};
 
 use crate::metrics::{SideBySide, Summary};
-use crate::pages::shell::{Facts, Page, escape, table_with_marks};
+use crate::pages::figure::measured;
+use crate::pages::shell::{Cell, Facts, Page, escape, table_of_cells};
 
 const STYLE: &str = "td strong { border-bottom: 2px solid var(--accent); }\n";
 
 const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and metrics \
-    are of the rows that were given to <code>compare</code>, metrics with their 95 % bootstrap interval; peak memory, tokens/s and \
+    are of the rows that were given to <code>compare</code>, metrics with their 95 % interval; peak memory, tokens/s and \
     time are from the records of each run. The memory of a trial of a sweep is what was planned for it alone.</p>\n";
 
 /// So many rows of answers are on a page.
 const MOST_ANSWERS: usize = 200;
+/// So many letters of a prompt are on it.
+const MOST_LETTERS: usize = 600;
 
 /// A row of the table.
 #[derive(Clone, Debug, Serialize)]
@@ -64,10 +67,10 @@ impl Column {
 /// The columns of the table.
 pub const COLUMNS: [Column; 8] = [
     Column { name: "method", show: |row| Some(row.method.to_owned()), cost: |_| None },
-    Column { name: "loss", show: |row| Some(format!("{:.4}", row.loss)), cost: |row| Some(row.loss) },
+    Column { name: "loss", show: |row| Some(measured(row.loss, 4)), cost: |row| Some(row.loss) },
     Column {
         name: "perplexity",
-        show: |row| Some(format!("{:.3}", row.perplexity)),
+        show: |row| Some(measured(row.perplexity, 3)),
         cost: |row| Some(row.perplexity),
     },
     Column {
@@ -123,38 +126,76 @@ fn answers(answers: &SideBySide) -> String {
     let mut order: Vec<_> = rows.iter().map(|row| (row, answers.best(row, 0))).collect();
     order.sort_by_key(|(_, best)| best.is_empty());
     order.truncate(MOST_ANSWERS);
-    let columns: Vec<&str> =
-        ["row", "expected"].into_iter().chain(names.iter().map(String::as_str)).collect();
-    let cells = order.iter().map(|(row, _)| {
-        let cells = [row.row.to_string(), row.expected.clone()];
-        cells.into_iter().chain(row.answers.iter().cloned()).collect::<Vec<_>>()
+    let text = |text: String| Cell { is_text: true, ..Cell::from(text) };
+    let heading = |cell: Cell| Cell { is_text: true, ..cell };
+    let mut columns = vec![Cell::from("row".to_owned())];
+    columns.extend(["prompt", "expected"].map(|name| text(name.to_owned())));
+    columns.extend(last_parts(names).into_iter().map(heading));
+    let cells = order.iter().map(|(row, best)| {
+        let mut cells = vec![Cell::from(row.row.to_string())];
+        cells.extend([shortened(&row.prompt), row.expected.clone()].map(text));
+        let answer =
+            |(i, answer): (usize, &String)| Cell { is_marked: best.contains(&i), ..text(answer.clone()) };
+        cells.extend(row.answers.iter().enumerate().map(answer));
+        cells
     });
     let caption = format!(
-        "The answers to {} of {}; the best by {} is marked unless all are equally good",
+        "The answers to {} of {}; the best by {} is marked unless all are equally good. Rows on which answers differ by it stand \
+         first, and else in the order of the data.",
         order.len(),
         counted(rows.len(), "row", "rows"),
         metric.name
     );
-    // The first column is the row, the second what is expected.
-    let is_best = |row: usize, column: usize| column > 0 && order[row].1.contains(&(column - 1));
     let wins = answers.in_words();
     let wins: String = wins.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
-    wins + &table_with_marks(&caption, &columns, cells, is_best)
+    wins + &table_of_cells(&caption, &columns, cells)
+}
+
+/// A prompt as it is shown; of a long one the end, which is what is answered.
+fn shortened(prompt: &str) -> String {
+    let left_out = prompt.chars().count().saturating_sub(MOST_LETTERS);
+    match left_out {
+        0 => prompt.to_owned(),
+        _ => format!("…{}", prompt.chars().skip(left_out).collect::<String>()),
+    }
+}
+
+/// The last part of each path, which the whole explains; where two are alike, both whole.
+fn last_parts(paths: &[String]) -> Vec<Cell> {
+    let last = |path: &String| {
+        Path::new(path).file_name().map_or_else(|| path.clone(), |name| name.to_string_lossy().into_owned())
+    };
+    let all: Vec<String> = paths.iter().map(last).collect();
+    let is_unique = |name: &String| all.iter().filter(|other| *other == name).count() == 1;
+    let cell = |(path, name): (&String, &String)| match is_unique(name) && name != path {
+        true => Cell { title: Some(path.clone()), ..Cell::from(name.clone()) },
+        false => Cell::from(path.clone()),
+    };
+    paths.iter().zip(&all).map(cell).collect()
 }
 
 /// The page of rows judged on `data`, with the answers of all if there are any.
 pub fn draw(data: &[String], judged: &[Compared], side_by_side: Option<&SideBySide>) -> String {
-    let (columns, rows) = (headings(judged), judged.iter().map(cells));
-    let mut best: Vec<Vec<bool>> =
-        COLUMNS.iter().map(|column| best(&judged.iter().map(column.cost).collect::<Vec<_>>())).collect();
+    let cost = |summary: &Summary| Some(summary.metric.direction.score(summary.mean?));
+    let mut best: Vec<Vec<bool>> = COLUMNS
+        .iter()
+        .map(|column| best(judged.iter().map(|row| ((column.cost)(row), column.cell(row)))))
+        .collect();
     let metrics = judged.first().map_or(0, |row| row.metrics.len());
     best.extend((0..metrics).map(|i| {
-        let cost = |summary: &Summary| Some(summary.metric.direction.score(summary.mean?));
-        self::best(&judged.iter().map(|row| cost(&row.metrics[i])).collect::<Vec<_>>())
+        let of = |row: &Compared| (cost(&row.metrics[i]), row.metrics[i].mean_in_short().unwrap_or_default());
+        self::best(judged.iter().map(of))
     }));
-    let table = table_with_marks("Runs, and the bases they began from", &columns, rows, |row, column| {
-        best[column][row]
+    let names: Vec<String> = judged.iter().map(|row| row.name.clone()).collect();
+    let rows = judged.iter().zip(last_parts(&names)).enumerate().map(|(number, (row, name))| {
+        let cell = |(column, text): (usize, String)| Cell { is_marked: best[column][number], ..text.into() };
+        // The name is its own cell.
+        std::iter::once(name).chain(cells(row).into_iter().skip(1).enumerate().map(cell)).collect()
     });
+    let columns: Vec<Cell> = headings(judged).into_iter().map(|name| name.to_owned().into()).collect();
+    let caption = "Runs, and the bases they began from. A base stands before its runs, and these in the order in which they were \
+                   given.";
+    let table = table_of_cells(caption, &columns, rows);
     let mut facts = Facts::default();
     let bases: Vec<&Compared> = judged.iter().filter(|row| row.method == "base").collect();
     let of_bases = |value: fn(&Compared) -> String| {
@@ -176,9 +217,51 @@ pub fn draw(data: &[String], judged: &[Compared], side_by_side: Option<&SideBySi
     page.around(&(table + NOTE + &side_by_side.map(answers).unwrap_or_default()))
 }
 
-/// Which rows are best in a column; none where none is better than another.
-fn best(costs: &[Option<f64>]) -> Vec<bool> {
-    let least = costs.iter().flatten().copied().fold(f64::INFINITY, f64::min);
-    let differs = costs.iter().flatten().any(|cost| *cost > least);
-    costs.iter().map(|cost| differs && *cost == Some(least)).collect()
+/// Which rows are best in a column, by their costs and what is shown: rows that show the same are level. None where none is
+/// better than another.
+fn best(rows: impl Iterator<Item = (Option<f64>, String)>) -> Vec<bool> {
+    let rows: Vec<(Option<f64>, String)> = rows.collect();
+    let costs = || rows.iter().filter_map(|(cost, shown)| Some(((*cost)?, shown)));
+    let Some((_, least)) = costs().min_by(|a, b| a.0.total_cmp(&b.0)) else {
+        return vec![false; rows.len()];
+    };
+    let differs = costs().any(|(_, shown)| shown != least);
+    rows.iter().map(|(cost, shown)| differs && cost.is_some() && shown == least).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_looks_the_same_is_equally_good() {
+        let best = |rows: &[(Option<f64>, &str)]| {
+            super::best(rows.iter().map(|(cost, shown)| (*cost, (*shown).to_owned())))
+        };
+        let rows =
+            [(Some(280.4), "280 MiB"), (Some(280.1), "280 MiB"), (Some(300.0), "300 MiB"), (None, "-")];
+        assert_eq!(best(&rows), [true, true, false, false]);
+        assert_eq!(best(&rows[..2]), [false, false]);
+        assert_eq!(best(&rows[3..]), [false]);
+    }
+
+    #[test]
+    fn paths_are_told_by_their_last_part_where_that_is_enough() {
+        let told = |paths: &[&str]| {
+            let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+            last_parts(&paths).into_iter().map(|cell| (cell.text, cell.title)).collect::<Vec<_>>()
+        };
+        let whole = |path: &str| (path.to_owned(), None);
+        let first = ("a".to_owned(), Some("runs/a".to_owned()));
+        assert_eq!(told(&["runs/a", "b"]), [first, whole("b")]);
+        assert_eq!(told(&["x/a", "y/a"]), [whole("x/a"), whole("y/a")]);
+    }
+
+    #[test]
+    fn of_a_long_prompt_the_end_is_shown() {
+        let prompt = "é".repeat(MOST_LETTERS) + "?";
+        let shown = shortened(&prompt);
+        assert!(shown.starts_with('…') && shown.ends_with("é?") && shown.chars().count() == MOST_LETTERS + 1);
+        assert_eq!(shortened("short"), "short");
+    }
 }

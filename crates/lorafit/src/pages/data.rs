@@ -241,10 +241,12 @@ fn lengths(s: &Statistics) -> String {
     table("Tokens", &columns, rows)
 }
 
-/// Bars beside each other, each with its count above and its first length below.
+/// Bars beside each other below the names of their axes, each with its count above and its first length below.
 fn histogram(s: &Statistics) -> String {
     const STEP: usize = 52;
-    const HEIGHT: usize = 150;
+    const HEIGHT: i64 = 150;
+    /// Height of the name of an axis.
+    const NAME: i64 = 18;
     let most = s.histogram.iter().map(|bar| bar.samples).max().unwrap_or(1).max(1);
     let width = STEP * s.histogram.len().max(4);
     let described: Vec<String> = s
@@ -253,13 +255,15 @@ fn histogram(s: &Statistics) -> String {
         .map(|bar| format!("{} to {}: {}", bar.from, bar.to, counted(bar.samples, "row", "rows")))
         .collect();
     let mut svg = format!(
-        "<svg viewBox=\"0 0 {width} {}\" role=\"img\" aria-label=\"{}\">\n",
-        HEIGHT + 44,
+        "<svg viewBox=\"0 {} {width} {}\" role=\"img\" aria-label=\"{}\">\n\
+         <text class=\"axis\" x=\"3\" y=\"-4\">rows</text>\n",
+        -NAME,
+        HEIGHT + 44 + 2 * NAME,
         described.join("; ")
     );
     for (i, bar) in s.histogram.iter().enumerate() {
         // A row that is there leaves a trace.
-        let height = (bar.samples * HEIGHT).div_ceil(most);
+        let height = (bar.samples * HEIGHT as usize).div_ceil(most) as i64;
         let (left, middle, top) = (i * STEP, i * STEP + STEP / 2, HEIGHT + 20 - height);
         let _ = writeln!(
             svg,
@@ -274,7 +278,11 @@ fn histogram(s: &Statistics) -> String {
             short(bar.from)
         );
     }
-    svg.push_str("</svg>\n");
+    let _ = writeln!(
+        svg,
+        "<text class=\"axis\" x=\"3\" y=\"{}\">tokens of a row, from</text>\n</svg>",
+        HEIGHT + 40 + NAME
+    );
     svg
 }
 

@@ -87,8 +87,13 @@ impl Facts {
 
     /// Adds when, and by which command, the page itself was made.
     pub fn add_page(&mut self) {
+        self.add_page_of(&made::command());
+    }
+
+    /// As [`Self::add_page`], of a page that another thread makes than the one that works for the command.
+    pub fn add_page_of(&mut self, command: &str) {
         self.add("page made", Some(format!("{}, lorafit {}", made::now(), env!("CARGO_PKG_VERSION"))));
-        self.add_code("page command", Some(made::command()));
+        self.add_code("page command", Some(command));
     }
 
     fn html(&self) -> String {
@@ -119,34 +124,58 @@ pub fn table<R: AsRef<[String]>>(
     columns: &[&str],
     rows: impl IntoIterator<Item = R>,
 ) -> String {
-    table_with_marks(caption, columns, rows, |_, _| false)
+    let columns: Vec<Cell> = columns.iter().map(|name| Cell::from((*name).to_owned())).collect();
+    let cells = |row: R| row.as_ref().iter().cloned().map(Cell::from).collect();
+    table_of_cells(caption, &columns, rows.into_iter().map(cells))
 }
 
-/// As [`table`], with the cells marked whose row and column, the names not counted, `is_marked` says.
-pub fn table_with_marks<R: AsRef<[String]>>(
-    caption: &str,
-    columns: &[&str],
-    rows: impl IntoIterator<Item = R>,
-    is_marked: impl Fn(usize, usize) -> bool,
-) -> String {
+/// A cell of a table.
+#[derive(Default)]
+pub struct Cell {
+    /// What it shows.
+    pub text: String,
+    /// What the pointer on it tells.
+    pub title: Option<String>,
+    /// Whether it is one of the best of its column.
+    pub is_marked: bool,
+    /// Whether it is running text, which is broken into lines and begins at the left.
+    pub is_text: bool,
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Cell { text, ..Cell::default() }
+    }
+}
+
+impl Cell {
+    /// The attributes of its element.
+    fn attributes(&self) -> String {
+        let class = if self.is_text { " class=\"text\"" } else { "" };
+        let title = self.title.as_ref().map(|title| format!(" title=\"{}\"", escape(title)));
+        format!("{class}{}", title.unwrap_or_default())
+    }
+}
+
+/// As [`table`], of cells that may be marked, hold running text or tell more. Headings are cells, too.
+pub fn table_of_cells(caption: &str, columns: &[Cell], rows: impl IntoIterator<Item = Vec<Cell>>) -> String {
     let mut html =
         format!("<div class=\"wide\" tabindex=\"0\"><table>\n<caption>{}</caption>\n<tr>", escape(caption));
-    for (i, name) in columns.iter().enumerate() {
-        let _ = match (i, name.is_empty()) {
-            (0, true) => write!(html, "<td></td>"),
-            (0, false) => write!(html, "<th scope=\"row\">{}</th>", escape(name)),
-            (_, _) => write!(html, "<th scope=\"col\">{}</th>", escape(name)),
+    for name in columns {
+        let _ = match name.text.is_empty() {
+            true => write!(html, "<td></td>"),
+            false => write!(html, "<th scope=\"col\"{}>{}</th>", name.attributes(), escape(&name.text)),
         };
     }
     html.push_str("</tr>\n");
-    for (number, row) in rows.into_iter().enumerate() {
+    for row in rows {
         html.push_str("<tr>");
-        for (i, cell) in row.as_ref().iter().enumerate() {
-            let cell = escape(cell);
+        for (i, cell) in row.iter().enumerate() {
+            let (text, attributes) = (escape(&cell.text), cell.attributes());
             let _ = match i {
-                0 => write!(html, "<th scope=\"row\">{cell}</th>"),
-                _ if is_marked(number, i - 1) => write!(html, "<td><strong>{cell}</strong></td>"),
-                _ => write!(html, "<td>{cell}</td>"),
+                0 => write!(html, "<th scope=\"row\"{attributes}>{text}</th>"),
+                _ if cell.is_marked => write!(html, "<td{attributes}><strong>{text}</strong></td>"),
+                _ => write!(html, "<td{attributes}>{text}</td>"),
             };
         }
         html.push_str("</tr>\n");
@@ -222,6 +251,20 @@ mod tests {
         assert!(!html.contains("<img") && html.matches(text).count() == 11);
     }
 
+    #[test]
+    fn a_table_has_headings_of_columns_and_of_rows() {
+        let html = table("Runs", &["run", "loss"], [["a".to_owned(), "2.5".to_owned()]]);
+        assert!(html.contains("<th scope=\"col\">run</th><th scope=\"col\">loss</th>"), "{html}");
+        assert!(html.contains("<th scope=\"row\">a</th><td>2.5</td>"), "{html}");
+        let of = |text: &str| Cell::from(text.to_owned());
+        let best = Cell { is_marked: true, is_text: true, ..of("b") };
+        let named = Cell { title: Some("runs/\"a\"".to_owned()), ..of("a") };
+        let html = table_of_cells("Answers", &[of(""), of("x")], [vec![named, best]]);
+        assert!(html.contains("<tr><td></td><th scope=\"col\">x</th></tr>"), "{html}");
+        assert!(html.contains("<th scope=\"row\" title=\"runs/&quot;a&quot;\">a</th>"), "{html}");
+        assert!(html.contains("<td class=\"text\"><strong>b</strong></td>"), "{html}");
+    }
+
     /// The contrast of two colours `#rrggbb` (WCAG 2.1, 1.4.3), from 1 to 21.
     fn contrast(one: &str, other: &str) -> f64 {
         let luminance = |colour: &str| {
@@ -263,6 +306,10 @@ mod tests {
                     assert!(found >= least, "{letters} on {behind}: {found:.2} (print: {print})");
                 }
             }
+            // Captions say that lighter is more.
+            let lightness: Vec<f64> =
+                (0..8).map(|number| contrast(of(&format!("s{number}")), "#000000")).collect();
+            assert!(lightness.is_sorted_by(|one, next| one < next), "{lightness:?} (print: {print})");
             for number in 0..8 {
                 let (one, shade) = (
                     contrast(of(&format!("c{number}")), of("paper")),

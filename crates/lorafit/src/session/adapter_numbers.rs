@@ -6,7 +6,7 @@ use lorafit_model::adapter::analysis::{Subspaces, Update, weight_norm};
 use lorafit_model::adapter::{AdapterFile, Factors, known_modules};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{FileError, Source};
-use lorafit_train::median;
+use lorafit_train::{Outcome, RunStatus, median};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -189,19 +189,37 @@ pub fn base_of_run(dir: &Path) -> Option<String> {
     Some(config.parse::<toml::Table>().ok()?.get("model")?.as_str()?.to_owned())
 }
 
+/// Whether the run that the adapter in `dir` is of, or its best or one of its checkpoints, diverged.
+pub fn has_diverged(dir: &Path) -> bool {
+    let Some(run) = dir.ancestors().take(3).find(|dir| dir.join("config.toml").is_file()) else {
+        return false;
+    };
+    let verdict = RunStatus::read(run).ok().and_then(|status| status.verdict);
+    verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Diverged))
+}
+
+/// How many directions are used, in words, by the median over the layers that changed; without advice, as a run that diverged has
+/// none to give.
+pub fn used(layers: &[LayerNumbers]) -> String {
+    let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
+    let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else {
+        return "nothing has changed: B is zero, as in a fresh adapter".to_owned();
+    };
+    let rank = median(changed().map(|layer| layer.rank as f64)).unwrap_or_default();
+    format!("about {effective:.1} of {rank:.0} directions are used (median effective rank)")
+}
+
 /// Whether the rank was too large or too small, in words, by the median over the layers that changed.
 ///
 /// This is a sign, not a proof: the held-out loss of a run with another rank decides.
 pub fn verdict(layers: &[LayerNumbers]) -> String {
     let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
-    let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else {
-        return "nothing has changed: B is zero, as in a fresh adapter".to_owned();
-    };
-    let used =
+    let directions = used(layers);
+    let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else { return directions };
+    let share =
         median(changed().map(|l| l.effective_rank / l.singular_values.len() as f64)).unwrap_or_default();
     let rank = median(changed().map(|layer| layer.rank as f64)).unwrap_or_default();
-    let directions = format!("about {effective:.1} of {rank:.0} directions are used (median effective rank)");
-    match used {
+    match share {
         _ if rank < 2.0 => format!("{directions}: rank 1 does not show whether more is needed; try 4 or 8"),
         ..0.5 => format!("{directions}: the rank is larger than needed; {:.0} may do", effective.ceil()),
         0.5..0.85 => format!("{directions}: the rank fits"),
@@ -284,6 +302,27 @@ mod tests {
             singular_values: vec![1.0; rank],
             overlap: None,
         }
+    }
+
+    #[test]
+    fn a_run_that_diverged_is_known_by_its_adapter_wherever_it_lies_in_the_run() {
+        let dir = tempfile::tempdir().unwrap();
+        let best = dir.path().join("best");
+        std::fs::create_dir(&best).unwrap();
+        assert!(!has_diverged(&best), "no run");
+        std::fs::write(dir.path().join("config.toml"), "").unwrap();
+        std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
+        assert!(!has_diverged(&best), "no verdict");
+        for (outcome, expected) in [("diverged", true), ("learnt", false)] {
+            let verdict = format!(
+                r#"{{"outcome":"{outcome}","from":3.5,"to":8.75,"of":"held-out","few_rows":false,"skipped":0}}"#
+            );
+            std::fs::write(dir.path().join("verdict.json"), verdict).unwrap();
+            assert_eq!([has_diverged(dir.path()), has_diverged(&best)], [expected; 2], "{outcome}");
+        }
+        let told = used(&[layer(8, 2.0)]);
+        assert!(told.contains("2.0 of 8") && verdict(&[layer(8, 2.0)]).starts_with(&told), "{told}");
+        assert!(!told.contains("may do"));
     }
 
     #[test]

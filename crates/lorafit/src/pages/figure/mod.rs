@@ -10,7 +10,7 @@ mod scale;
 
 pub use colour::Colour;
 pub use numbers::table;
-pub use scale::short;
+pub use scale::{measured, short};
 
 use std::path::Path;
 
@@ -134,11 +134,6 @@ impl Series {
     pub fn new(name: &str, number: usize, style: Style, points: Vec<(f64, f64)>) -> Self {
         Series { name: name.to_owned(), colour: Colour::Number(number), style, in_legend: true, points }
     }
-
-    /// Without a place in the legend.
-    pub fn unnamed(self) -> Self {
-        Series { in_legend: false, ..self }
-    }
 }
 
 /// How a series is drawn.
@@ -253,12 +248,12 @@ impl Figure {
     /// How it is read, and what the drawing leaves out.
     fn caption(&self) -> String {
         let outliers = match &self.plot {
-            Plot::HeatMap(map) => map.without_outliers(),
+            Plot::HeatMap(map) => map.without_outliers().map(|found| (&map.value.label, found)),
             Plot::Lines(_) | Plot::Parallel(_) | Plot::StackedBars(_) => None,
         };
         match outliers {
-            Some(([low, high], beyond)) => format!(
-                "{} Colours span {} to {}; {} outside, more than three interquartile ranges from the quartiles, {} the colour \
+            Some((what, ([low, high], beyond))) => format!(
+                "{} Colours span {} to {} ({what}); {} outside, more than three interquartile ranges from the quartiles, {} the colour \
                  of the nearer end.",
                 self.description,
                 short(scale::three_digits(low)),

@@ -1,5 +1,7 @@
 //! Axes: from values to places, round ticks, and the range of values without outliers.
 
+use lorafit_remedy::amounts::grouped;
+
 /// A range of values, which is never empty.
 #[derive(Clone, Copy, Debug)]
 pub struct Scale {
@@ -118,6 +120,17 @@ pub fn short(value: f64) -> String {
     }
 }
 
+/// A number with so many decimals or, where they would tell nothing beside its size, with three digits: `8.04e17`, `107,000`.
+pub fn measured(value: f64, decimals: usize) -> String {
+    match value.abs() {
+        size if !size.is_finite() || size < 1e4 => format!("{value:.decimals$}"),
+        ..1e9 => {
+            format!("{}{}", if value < 0.0 { "-" } else { "" }, grouped(three_digits(value.abs()) as u64))
+        }
+        _ => short(three_digits(value)),
+    }
+}
+
 /// A value of a continuous scale as it is read off: three digits of it.
 pub fn three_digits(value: f64) -> f64 {
     format!("{value:.2e}").parse().unwrap_or(value)
@@ -151,6 +164,13 @@ pub fn without_outliers(values: &[f64]) -> Option<[f64; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn large_numbers_have_three_digits() {
+        let texts = [803_363_585_947_036_672.0, 107_204.93, -54_399.9, 9999.99, 0.25, f64::INFINITY];
+        let texts = texts.map(|value| measured(value, 2));
+        assert_eq!(texts, ["8.03e17", "107,000", "-54,400", "9999.99", "0.25", "inf"]);
+    }
 
     #[test]
     fn numbers_take_little_room() {

@@ -8,9 +8,11 @@ use lorafit_train::median;
 use rayon::prelude::*;
 
 use super::{Report, slug};
-use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style};
+use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
 use crate::pages::shell::{escape, sentence, table};
-use crate::session::adapter_numbers::{LayerNumbers, OverlapNumbers, modules, modules_of, verdict};
+use crate::session::adapter_numbers::{
+    LayerNumbers, OverlapNumbers, has_diverged, modules, modules_of, used, verdict,
+};
 
 /// Bars of a distribution.
 const BINS: usize = 61;
@@ -22,10 +24,13 @@ const DIRECTIONS: usize = 32;
 /// Adds the figures of one adapter, called `name`.
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
     report.html(&format!("<h3>{}</h3>\n", escape(name)));
-    report.note(&format!(
-        "{} This is a sign, not a proof: train with another rank and compare the held-out losses.",
-        sentence(&verdict(layers))
-    ));
+    report.note(&match has_diverged(&adapter.path) {
+        true => format!("{} The run diverged, so this says nothing of the rank.", sentence(&used(layers))),
+        false => format!(
+            "{} This is a sign, not a proof: train with another rank and compare the held-out losses.",
+            sentence(&verdict(layers))
+        ),
+    });
     for beside in &adapter.beside {
         report.note(&format!("Not shown here: {beside}."));
     }
@@ -102,8 +107,8 @@ fn medians(layers: &[LayerNumbers]) -> String {
         vec![
             module.to_owned(),
             layers.iter().filter(|layer| layer.module == module).count().to_string(),
-            format!("{:.4}", of(|layer| layer.norm)),
-            relative.map_or("-".to_owned(), |share| format!("{:.3} %", 100.0 * share)),
+            measured(of(|layer| layer.norm), 4),
+            relative.map_or("-".to_owned(), |share| format!("{} %", measured(100.0 * share, 3))),
             format!("{:.2}", of(|layer| layer.effective_rank)),
             format!("{:.2}", of(|layer| layer.stable_rank)),
         ]
@@ -218,7 +223,7 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
     report.html(&format!("<h3>{}</h3>\n", escape(&format!("{one} and {other}"))));
     report.note(&format!(
         "Random subspaces would have a similarity of {:.3} (median). Runs with the same random seed start from the same A, so \
-         their input directions are similar for that reason alone.",
+         their input directions may be similar for that reason alone.",
         chance.unwrap_or_default()
     ));
     report.figures(vec![

@@ -8,6 +8,7 @@ use crate::args::config_file::object;
 use crate::args::flags;
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
+use crate::pages::figure::measured;
 use crate::pages::report::training::NamedRun;
 use crate::pages::shell::{Facts, number, percent, table};
 use crate::session::verdict::in_short;
@@ -18,11 +19,10 @@ const OPTIONS: usize = 8;
 /// Values that stand beside each other in the header, at most.
 const VALUES: usize = 3;
 
-/// Adds where and by which command a run was made, and the loss that it began with.
+/// Adds where and by which command a run was made.
 pub fn add_origin(facts: &mut Facts, run: &RunHistory) {
     facts.add("date", run.origin.began.map(made::at));
     facts.add("machine", machine(run));
-    facts.add("base loss", run.base_loss().map(|loss| format!("{loss:.4}")));
     facts.add_code("command", run.origin.command.as_ref());
 }
 
@@ -36,6 +36,7 @@ pub fn facts(runs: &[NamedRun]) -> Facts {
     facts.add("data", set(|args| (!args.data.is_empty()).then(|| args.data.join(", "))));
     facts.add("held out", set(held_out));
     if let [run] = runs {
+        facts.add("base loss", run.history.base_loss().map(|loss| format!("{loss:.4}")));
         add_origin(&mut facts, &run.history);
         return facts;
     }
@@ -89,8 +90,8 @@ fn machine(run: &RunHistory) -> Option<String> {
 pub fn overview(runs: &[NamedRun]) -> String {
     let settings: Vec<Map<String, Value>> = runs.iter().map(settings).collect();
     let names = differing(&settings);
-    let mut columns =
-        vec!["run", "state", "verdict", "held-out loss", "best at step", "training loss", "steps", "time"];
+    let mut columns = vec!["run", "state", "verdict", "before training", "held-out loss", "best at step"];
+    columns.extend(["training loss", "steps", "time"]);
     let has_pairs = runs.iter().any(|run| accuracy(&run.history).is_some());
     if has_pairs {
         columns.push("chosen preferred");
@@ -105,36 +106,39 @@ pub fn overview(runs: &[NamedRun]) -> String {
         row
     });
     table(
-        "The best loss on held-out rows of each run, the training loss of its last step, and what runs differ in",
+        "The loss on held-out rows of each run, before training and after the best step, which is kept; the training loss of its \
+         last step; and what runs differ in",
         &columns,
         rows,
     )
 }
 
-/// The evaluation with the lowest loss.
-fn best(run: &RunHistory) -> Option<&EvaluationRecord> {
-    run.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+/// The evaluation after a step whose adapter or model is kept. That may be worse than what the run began with.
+pub fn kept(run: &RunHistory) -> Option<&EvaluationRecord> {
+    run.evaluations.iter().rev().find(|evaluation| evaluation.best)
 }
 
-/// Share of held-out pairs whose chosen reply is preferred, where the loss is lowest.
+/// Share of held-out pairs whose chosen reply is preferred, after the step that is kept.
 fn accuracy(run: &RunHistory) -> Option<f64> {
-    best(run)?.preference?.accuracy
+    kept(run)?.preference?.accuracy
 }
 
 /// The row of a run without its options.
 fn of_run(run: &NamedRun) -> Vec<String> {
     let history = &run.history;
     let dash = || "-".to_owned();
-    let best = best(history);
+    let in_digits = |loss: f64| measured(loss, 4);
+    let best = kept(history);
     let status = RunStatus::of(history);
     let totals = history.totals();
     vec![
         run.name.clone(),
         status.state().name().to_owned(),
         history.verdict.as_ref().map_or_else(dash, |verdict| in_short(&verdict.outcome).to_owned()),
-        best.map_or_else(dash, |best| format!("{:.4}", best.loss)),
+        history.base_loss().map_or_else(dash, in_digits),
+        best.map_or_else(dash, |best| in_digits(best.loss)),
         best.map_or_else(dash, |best| best.step.to_string()),
-        status.loss.map_or_else(dash, |loss| format!("{loss:.4}")),
+        status.loss.map_or_else(dash, in_digits),
         number(totals.step as usize),
         duration(totals.seconds),
     ]
@@ -157,12 +161,25 @@ fn differing(settings: &[Map<String, Value>]) -> Vec<String> {
     names
 }
 
+/// The value of an option in the spelling of axes: 2e-4, never 0.0002.
+pub(super) fn option(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => match number.as_f64() {
+            Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:e}"),
+            Some(value) if number.is_f64() => value.to_string(),
+            _ => number.to_string(),
+        },
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
 fn in_words(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".to_owned(),
         Value::Array(list) => list.iter().map(in_words).collect::<Vec<_>>().join(", "),
-        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => option(value),
     }
 }
 
@@ -170,6 +187,12 @@ fn in_words(value: &Value) -> String {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn a_rate_is_spelt_as_on_axes() {
+        let values = [json!(2e-4), json!(0.0002), json!(0.02), json!(8), json!("adamw"), json!(1.0)];
+        assert_eq!(values.each_ref().map(option), ["2e-4", "2e-4", "0.02", "8", "adamw", "1"]);
+    }
 
     #[test]
     fn the_options_in_which_runs_differ_are_shown_the_usual_ones_first() {

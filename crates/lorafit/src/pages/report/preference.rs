@@ -5,7 +5,7 @@ use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::preference::PreferenceMetrics;
 use lorafit_train::{Margins, PairMargins};
 
-use super::training::{NamedRun, lines, named, raw, smoothed};
+use super::training::{NamedRun, SMOOTHED_FROM, lines, named, raw, smoothed};
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 
 /// A number of judged replies over the steps of runs.
@@ -84,12 +84,13 @@ fn series(runs: &[NamedRun], curves: &[Curve]) -> Vec<Series> {
             } else {
                 (Style::Dashed, Style::Points)
             };
-            if !every_step.is_empty() {
-                let behind = format!("{what}, every step");
+            let name = named(runs, run, &format!("{what}, every step"));
+            if !every_step.is_empty() && every_step.len() < SMOOTHED_FROM {
+                series.push(Series::new(&name, number, line, every_step));
+            } else if !every_step.is_empty() {
                 // Of several runs two curves of each would hide each other.
                 if is_alone || curves.len() == 1 {
-                    let behind = Series::new(&named(runs, run, &behind), number, Style::Faint, every_step);
-                    series.push(if is_alone { behind } else { behind.unnamed() });
+                    series.push(Series::new(&name, number, Style::Faint, every_step));
                 }
                 let points = smoothed(steps, |step| value(step.preference));
                 let name = named(runs, run, &format!("{what}, smoothed"));

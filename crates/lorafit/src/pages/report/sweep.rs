@@ -8,13 +8,15 @@ use lorafit_remedy::amounts::{counted, duration, memory};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::overview::{add_origin, held_out};
+use super::overview::{add_origin, held_out, option};
 use super::training::NamedRun;
 use super::{Report, slug};
 use crate::metrics::Direction;
-use crate::pages::figure::{Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, short};
+use crate::pages::figure::{
+    Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, measured, short,
+};
 use crate::pages::shell::{Cards, Facts, number, sentence, table};
-use crate::sweep::folder::{TrialState, in_words as in_words_of, order, value_in_words};
+use crate::sweep::folder::{TrialState, order};
 use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
 /// The records of a sweep.
@@ -240,13 +242,13 @@ impl Sweep {
                 ("Every setting", "One line per setting, at its mean over seeds; none is clearly the best.")
             }
         };
+        // In both colour schemes the scale goes from dark to light.
+        let shade = format!(" The lighter a line, the higher its {}.", self.metric);
+        let has_grey = compared.iter().any(|(_, metric, _)| metric.is_none());
+        let grey = if has_grey { " A grey one has none." } else { "" };
+        let description = format!("{description}{shade}{grey}");
         let plot = Plot::Parallel(Parallel { axes, lines, best: (has_best && is_named).then_some(0) });
-        Figure {
-            name: "trials".to_owned(),
-            title: title.to_owned(),
-            description: description.to_owned(),
-            plot,
-        }
+        Figure { name: "trials".to_owned(), title: title.to_owned(), description, plot }
     }
 
     /// The metric over one option, if that is a number.
@@ -315,9 +317,9 @@ impl Sweep {
         let mut columns = names.clone();
         columns.extend([self.metric.as_str(), "standard error", "seeds", "level with the best", "trials"]);
         let row = |setting: &Setting| {
-            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.4}"));
-            let option = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), value_in_words);
-            let mut row: Vec<String> = names.iter().map(option).collect();
+            let number = |value: Option<f64>| value.map_or("-".to_owned(), |value| measured(value, 4));
+            let shown = |name: &&str| setting.options.get(*name).map_or("-".to_owned(), option);
+            let mut row: Vec<String> = names.iter().map(shown).collect();
             row.extend([number(setting.metric), number(setting.standard_error), setting.seeds_in_words()]);
             let has_rivals = ranking.level().len() > 1;
             let level = if setting.is_level && has_rivals { "yes" } else { "-" };
@@ -333,11 +335,9 @@ impl Sweep {
         columns.extend([self.metric.as_str(), "steps", "time", "tokens/s", "peak memory", "state"]);
         let row = |trial: &Trial| {
             let tell =
-                |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| format!("{v:.digits$}"));
+                |value: Option<f64>, digits: usize| value.map_or("-".to_owned(), |v| measured(v, digits));
             let mut row = vec![trial.name.clone()];
-            row.extend(
-                varied.iter().map(|option| trial.options.get(option).map_or("-".to_owned(), value_in_words)),
-            );
+            row.extend(varied.iter().map(|name| trial.options.get(name).map_or("-".to_owned(), option)));
             row.push(tell(trial.metric, 4));
             row.push(trial.step.map_or("-".to_owned(), |step| step.to_string()));
             row.push(trial.seconds.map_or("-".to_owned(), duration));
@@ -369,6 +369,12 @@ fn in_words(value: &Value) -> String {
         Value::Number(number) => number.as_f64().map_or_else(|| number.to_string(), short),
         Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => value.to_string(),
     }
+}
+
+/// Options with their values.
+fn in_words_of(options: &Map<String, Value>) -> String {
+    let word = |(name, value): (&String, &Value)| format!("{name}={}", option(value));
+    options.iter().map(word).collect::<Vec<_>>().join(" ")
 }
 
 /// An axis for an option: logarithmic where its values span much.
@@ -424,6 +430,10 @@ mod tests {
         let mut report = Report::default();
         sweep.add(&mut report);
         let page = report.page("sweep", &Facts::default());
+        assert!(
+            page.contains("The lighter a line, the higher its eval_loss. A grey one has none."),
+            "{page}"
+        );
         assert!(page.contains("eval_loss over rank") && page.contains("Options and metric"));
         assert!(report.figures.iter().map(|f| f.name.as_str()).eq(["trials", "slice-rank", "slice-lr"]));
     }

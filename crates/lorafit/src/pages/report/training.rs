@@ -9,15 +9,16 @@ use lorafit_train::{
 };
 use serde_json::Value;
 
-use super::overview::overview;
+use super::overview::{kept, overview};
 use super::{Report, classes, preference};
 use crate::args::train::TrainArgs;
-use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
+use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style, measured};
 use crate::pages::shell::{Cards, escape, number, percent, sentence, table};
 use crate::session::memory_table::parts as memory_parts;
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
 
+const MIB: f64 = (1u64 << 20) as f64;
 const GIB: f64 = (1u64 << 30) as f64;
 
 /// A run and what it is called in the report.
@@ -133,27 +134,37 @@ fn cards(run: &NamedRun) -> String {
     let last = history.steps.last();
     if let (Some(loss), Some(smoothed)) = (status.loss, status.smoothed_loss) {
         let over = counted(history.steps.len().min(SMOOTHED_STEPS), "step", "steps");
-        let note = format!("of the last step; smoothed over {over}: {smoothed:.4}");
-        cards.add("training loss", &format!("{loss:.4}"), &note);
+        let note = format!("of the last step; smoothed over {over}: {}", measured(smoothed, 4));
+        cards.add("training loss", &measured(loss, 4), &note);
     }
-    let best = history.evaluations.iter().min_by(|a, b| a.loss.total_cmp(&b.loss));
-    if let Some(best) = best {
-        let when = match best.step {
-            0 => "before training, and no step lowered it".to_owned(),
-            step => format!("the lowest, after step {step}"),
+    // Until a step is kept there is the loss before training alone.
+    if let Some(best) = kept(history).or(history.evaluations.first()) {
+        let when = match (best.step, history.base_loss()) {
+            (0, _) => "before training".to_owned(),
+            (step, None) => format!("the best, after step {step}"),
+            (step, Some(base)) if base <= best.loss => {
+                format!(
+                    "the best, after step {step}, but no better than {} before training",
+                    measured(base, 4)
+                )
+            }
+            (step, Some(base)) => {
+                format!("the best, after step {step}; {} before training", measured(base, 4))
+            }
         };
-        let perplexity = best.perplexity.map(|perplexity| format!("; perplexity {perplexity:.2}"));
+        let perplexity =
+            best.perplexity.map(|perplexity| format!("; perplexity {}", measured(perplexity, 2)));
         let note = when + &perplexity.unwrap_or_default();
-        cards.add("held-out loss", &format!("{:.4}", best.loss), &note);
+        cards.add("held-out loss", &measured(best.loss, 4), &note);
         if let Some(accuracy) = best.preference.and_then(|metrics| metrics.accuracy) {
-            cards.add("chosen preferred", &percent(accuracy), "of held-out pairs, at that loss");
+            cards.add("chosen preferred", &percent(accuracy), "of held-out pairs, at that step");
         }
         if let Some(margin) = best.preference.and_then(|metrics| metrics.margin) {
-            cards.add("margin", &format!("{margin:.3}"), "of rewards of held-out replies, at that loss");
+            cards.add("margin", &format!("{margin:.3}"), "of rewards of held-out replies, at that step");
         }
         if let Some(ClassMetrics { accuracy, f1 }) = best.classes {
-            cards.add("accuracy", &percent(accuracy), "of held-out texts, at that loss");
-            cards.add("macro F1", &format!("{f1:.3}"), "of held-out texts, at that loss");
+            cards.add("accuracy", &percent(accuracy), "of held-out texts, at that step");
+            cards.add("macro F1", &format!("{f1:.3}"), "of held-out texts, at that step");
         }
     }
     let totals = history.totals();
@@ -183,11 +194,14 @@ fn planned_bytes(history: &RunHistory) -> Option<f64> {
     history.plan.as_ref()?.get("planned_bytes")?.as_f64()
 }
 
+/// Runs of fewer steps are drawn as they are: a twentieth of them is one step.
+pub(super) const SMOOTHED_FROM: usize = 40;
+
 /// Means of what is around each step, over a twentieth of the run: unlike a running mean they do not lag behind.
 pub(super) fn smoothed(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> Vec<(f64, f64)> {
     let finite: Vec<(f64, f64)> =
         raw(steps, value).into_iter().filter(|(_, value)| value.is_finite()).collect();
-    let half = finite.len() / 40;
+    let half = finite.len() / SMOOTHED_FROM;
     let mut sums = vec![0.0];
     sums.extend(finite.iter().scan(0.0, |sum, (_, value)| {
         *sum += value;
@@ -206,26 +220,18 @@ pub(super) fn raw(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> V
     steps.iter().map(|step| (step.step as f64, value(step))).collect()
 }
 
-/// A raw curve and the smoothed one over it, for each run.
+/// A raw curve and the smoothed one over it, for each run; of a short run, which is not smoothed, the raw one alone.
 fn both(runs: &[NamedRun], what: &str, value: fn(&StepRecord) -> f64) -> Vec<Series> {
     let of = |(i, run): (usize, &NamedRun)| {
-        let steps = &run.history.steps;
-        let behind = Series::new(
-            &named(runs, run, &format!("{what}, every step")),
-            i,
-            Style::Faint,
-            raw(steps, value),
-        );
-        let behind = if runs.len() > 1 { behind.unnamed() } else { behind };
-        [
-            behind,
-            Series::new(
-                &named(runs, run, &format!("{what}, smoothed")),
-                i,
-                Style::Solid,
-                smoothed(steps, value),
-            ),
-        ]
+        let points = raw(&run.history.steps, value);
+        let is_smoothed = points.iter().filter(|(_, value)| value.is_finite()).count() >= SMOOTHED_FROM;
+        let style = if is_smoothed { Style::Faint } else { Style::Solid };
+        let every = Series::new(&named(runs, run, &format!("{what}, every step")), i, style, points);
+        let smooth = is_smoothed.then(|| {
+            let points = smoothed(&run.history.steps, value);
+            Series::new(&named(runs, run, &format!("{what}, smoothed")), i, Style::Solid, points)
+        });
+        std::iter::once(every).chain(smooth)
     };
     runs.iter().enumerate().flat_map(of).collect()
 }
@@ -270,7 +276,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
             "learning_rate",
             "Learning rate",
             "As set by the schedule.",
-            Axis::linear("learning rate", "learning_rate"),
+            rate_axis(runs),
             of(|step| step.learning_rate, "learning rate"),
         ),
         lines(
@@ -289,6 +295,14 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         ),
     ]);
     figures
+}
+
+/// The axis of learning rates: logarithmic where the highest of runs differ more than tenfold.
+fn rate_axis(runs: &[NamedRun]) -> Axis {
+    let highest = |run: &NamedRun| run.history.steps.iter().map(|s| s.learning_rate).fold(0.0, f64::max);
+    let rates = || runs.iter().map(highest).filter(|rate| *rate > 0.0);
+    let (low, high) = (rates().fold(f64::MAX, f64::min), rates().fold(0.0, f64::max));
+    Axis { log: high > 10.0 * low, ..Axis::linear("learning rate", "learning_rate") }
 }
 
 /// What the losses of `runs` are, with what is said of them: not all are nats per token.
@@ -318,26 +332,26 @@ fn loss_axis(runs: &[NamedRun]) -> (Axis, &'static str) {
 /// The memory that was planned for runs, and what they used.
 pub fn memory(runs: &[NamedRun]) -> Figure {
     let mut series = Vec::new();
+    let peaks = runs.iter().flat_map(|run| &run.history.steps).map(|step| step.peak_rss_bytes as f64);
+    let most = runs.iter().filter_map(|run| planned_bytes(&run.history)).chain(peaks).fold(0.0, f64::max);
+    let (unit, axis) = match most < GIB {
+        true => (MIB, Axis::linear("MiB", "memory_mib")),
+        false => (GIB, Axis::linear("GiB", "memory_gib")),
+    };
     for (i, run) in runs.iter().enumerate() {
         let steps = &run.history.steps;
-        let used = raw(steps, |step| step.peak_rss_bytes as f64 / GIB);
+        let used = raw(steps, |step| step.peak_rss_bytes as f64 / unit);
         if let (Some(planned), Some(first), Some(last)) =
             (planned_bytes(&run.history), used.first(), used.last())
         {
-            let ends = vec![(first.0, planned / GIB), (last.0, planned / GIB)];
+            let ends = vec![(first.0, planned / unit), (last.0, planned / unit)];
             series.push(Series::new(&named(runs, run, "planned"), i, Style::Dashed, ends));
         }
         series.push(Series::new(&named(runs, run, "used"), i, Style::Solid, used));
     }
     let description =
         "The highest resident memory of the process so far, and the plan made before the first step.";
-    lines(
-        "memory",
-        "Memory, planned and used",
-        description,
-        Axis::linear("GiB", "memory_gib").with_zero(),
-        series,
-    )
+    lines("memory", "Memory, planned and used", description, axis.with_zero(), series)
 }
 
 /// The parts of every plan, and what was used.
@@ -464,5 +478,67 @@ mod tests {
             assert!((value - 3.0 * step).abs() < 1e-9, "{step}: {value}");
         }
         assert!(smoothed(&[], |step| step.loss).is_empty());
+        // A curve is called what it is, and each that is drawn has its name in the legend.
+        let dir = tempfile::tempdir().unwrap();
+        let run = |steps: u64| {
+            let run = dir.path().join(steps.to_string());
+            std::fs::create_dir(&run).unwrap();
+            let line = |number: u64| {
+                serde_json::to_string(&StepRecord { loss: 1.0, ..step(number) }).unwrap() + "\n"
+            };
+            std::fs::write(run.join("metrics.jsonl"), (1..=steps).map(line).collect::<String>()).unwrap();
+            NamedRun::read(steps.to_string(), &run).unwrap()
+        };
+        let runs = [run(39), run(49)];
+        let series = both(&runs, "loss", |step| step.loss);
+        assert!(series.iter().all(|one| one.in_legend));
+        let names: Vec<&str> = series.iter().map(|one| one.name.as_str()).collect();
+        assert_eq!(names, ["39: loss, every step", "49: loss, every step", "49: loss, smoothed"]);
+    }
+
+    /// A run in `dir` with the highest of its learning rates, so many bytes used, and a step that is kept though it is worse than
+    /// none.
+    fn worse(dir: &Path, rate: f64, bytes: u64) -> NamedRun {
+        let step = format!(
+            "{{\"step\":5,\"loss\":9.5,\"grad_norm\":1.0,\"learning_rate\":{rate},\"tokens\":10,\"computed_tokens\":9,\
+             \"supervised_tokens\":5,\"seconds\":0.5,\"tokens_per_s\":20.0,\"peak_rss_bytes\":{bytes}}}\n"
+        );
+        let evaluation = |step: u64, loss: f64, best: bool| {
+            format!("{{\"step\":{step},\"loss\":{loss},\"seconds\":0.1,\"best\":{best}}}\n")
+        };
+        std::fs::write(dir.join("metrics.jsonl"), step).unwrap();
+        let lines = evaluation(0, 3.5, false) + &evaluation(5, 8.75, true);
+        std::fs::write(dir.join("evaluations.jsonl"), lines).unwrap();
+        NamedRun::read("run".to_owned(), dir).unwrap()
+    }
+
+    #[test]
+    fn the_loss_that_is_kept_is_told_beside_the_one_before_training() {
+        let dir = tempfile::tempdir().unwrap();
+        let run = worse(dir.path(), 1.0, 1);
+        let cards = cards(&run);
+        assert!(cards.contains(">8.7500<"), "{cards}");
+        assert!(
+            cards.contains("the best, after step 5, but no better than 3.5000 before training"),
+            "{cards}"
+        );
+        let table = overview(&[run.clone(), run]);
+        assert!(table.contains("<td>3.5000</td><td>8.7500</td><td>5</td>"), "{table}");
+    }
+
+    #[test]
+    fn axes_have_the_unit_and_the_scale_that_their_values_need() {
+        let axis = |figure: Figure| match figure.plot {
+            Plot::Lines(lines) => lines.y,
+            _ => unreachable!("curves are lines"),
+        };
+        let [one, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let small = worse(one.path(), 2e-4, 280 << 20);
+        let large = worse(other.path(), 1e-2, 2 << 30);
+        assert_eq!(axis(memory(std::slice::from_ref(&small))).name.label, "MiB");
+        assert!(!rate_axis(std::slice::from_ref(&small)).log);
+        let both = [small, large];
+        assert_eq!(axis(memory(&both)).name.label, "GiB");
+        assert!(rate_axis(&both).log);
     }
 }

@@ -5,16 +5,17 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use lorafit_remedy::amounts::duration;
-use lorafit_train::{RunError, RunStatus};
+use lorafit_train::{Outcome, RunError, RunState, RunStatus};
 use serde_json::{Value, json};
 
-use crate::pages::figure::{self, Figure};
+use crate::pages::figure::{self, Figure, measured};
 use crate::pages::report::overview::facts;
 use crate::pages::report::sweep::TRIALS;
 use crate::pages::report::training::{NamedRun, curves, memory, names, title};
 use crate::pages::shell::{Page, escape};
 use crate::session::verdict::{evaluation_in_words, in_short};
 use crate::sweep::folder::is_trial;
+use crate::terminal::made;
 
 pub mod view;
 
@@ -27,6 +28,8 @@ const SCRIPT: &str = include_str!("watch.js");
 #[derive(Debug)]
 pub struct Watched {
     folders: Vec<PathBuf>,
+    /// The command that watches them. Threads that make the page do not know it.
+    command: String,
     records: Records,
     /// What the last curves are of.
     drawn: Vec<(PathBuf, Lengths)>,
@@ -82,6 +85,8 @@ impl Watching {
         json!({
             "name": self.name,
             "state": self.status.state(),
+            // Why its bar is not that of a run that goes well.
+            "failure": failure(&self.status),
             "step": self.status.step,
             "steps": self.status.total_steps,
             "lines": lines(&self.status),
@@ -102,7 +107,7 @@ impl Watched {
         for dir in folders.iter().filter(|dir| !is_sweep(dir)) {
             RunStatus::read(dir)?;
         }
-        Ok(Watched { folders, records: Records::default(), drawn: Vec::new() })
+        Ok(Watched { folders, command: made::command(), records: Records::default(), drawn: Vec::new() })
     }
 
     /// The folder of the run that is called `name`.
@@ -142,7 +147,7 @@ impl Watched {
             escape(token)
         );
         let mut facts = facts(&runs);
-        facts.add_page();
+        facts.add_page_of(&self.command);
         let page = Page {
             verb: "watch",
             title: if title.is_empty() { "No run has begun yet" } else { &title },
@@ -193,15 +198,22 @@ fn trials(sweep: &Path) -> Vec<PathBuf> {
     dirs
 }
 
+/// What went wrong with a run, in a word, if something did.
+fn failure(status: &RunStatus) -> Option<&'static str> {
+    let verdict = status.verdict.as_ref().filter(|verdict| matches!(verdict.outcome, Outcome::Diverged));
+    let stopped = (status.state() == RunState::Stopped).then_some("stopped before its last step");
+    verdict.map(|verdict| in_short(&verdict.outcome)).or(stopped)
+}
+
 /// What is said of a run, a line for each thing.
 fn lines(status: &RunStatus) -> Vec<String> {
     let mut first = match status.total_steps {
         Some(total) => format!("step {} of {total}", status.step),
         None => format!("step {}", status.step),
     };
-    for (name, loss) in [("loss", status.loss), ("smoothed", status.smoothed_loss)] {
+    for (name, loss) in [("loss of that step", status.loss), ("smoothed", status.smoothed_loss)] {
         if let Some(loss) = loss {
-            let _ = write!(first, ", {name} {loss:.4}");
+            let _ = write!(first, ", {name} {}", measured(loss, 4));
         }
     }
     let mut lines = vec![first];
@@ -210,7 +222,11 @@ fn lines(status: &RunStatus) -> Vec<String> {
         let left = left.map(|left| format!(", {} left", duration(left))).unwrap_or_default();
         lines.push(format!("{rate:.0} tokens/s{left}"));
     }
-    lines.extend(status.evaluation.as_ref().map(evaluation_in_words));
+    let last = status.evaluation.as_ref().map(|last| (last.step, evaluation_in_words(last)));
+    let best = status.best.as_ref().map(|best| (best.step, evaluation_in_words(best)));
+    let is_best = last.as_ref().map(|last| last.0) == best.as_ref().map(|best| best.0);
+    lines.extend(last.map(|(_, last)| format!("{}: {last}", if is_best { "last and best" } else { "last" })));
+    lines.extend(best.filter(|_| !is_best).map(|(_, best)| format!("best: {best}")));
     if let Some(checkpoint) = &status.checkpoint {
         lines.push(format!("checkpoint after step {}", checkpoint.step));
     }
@@ -221,6 +237,8 @@ fn lines(status: &RunStatus) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::terminal::host::{self, Call};
+    use crate::terminal::words::Verb;
 
     #[test]
     fn style_and_script_close_nothing_and_load_nothing() {
@@ -258,5 +276,27 @@ mod tests {
         let states: Value = serde_json::from_str(&watched.states()).unwrap();
         assert_eq!(states[0]["step"], 2);
         assert_eq!(states[0]["can_stop"], false);
+        assert_eq!(states[0]["failure"], "stopped before its last step");
+        assert_eq!(states[0]["lines"][0], "step 2, loss of that step 2.5000, smoothed 2.5000");
+        let evaluation = |step: u64, loss: f64, best: bool| {
+            format!("{{\"step\":{step},\"loss\":{loss},\"seconds\":0.1,\"best\":{best}}}\n")
+        };
+        let lines = evaluation(1, 2.0, true) + &evaluation(2, 3.0, false);
+        std::fs::write(dir.path().join("evaluations.jsonl"), lines).unwrap();
+        let states: Value = serde_json::from_str(&watched.states()).unwrap();
+        let told = states[0]["lines"].to_string();
+        assert!(told.contains("last: held-out loss 3.0000 after step 2"), "{told}");
+        assert!(told.contains("best: held-out loss 2.0000 after step 1"), "{told}");
+    }
+
+    #[test]
+    fn a_page_that_another_thread_makes_tells_the_command_of_its_call() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("sweep.json"), "{}").unwrap();
+        let call = Call::new(None, ["watch", "sweeps/first"].map(Into::into).into(), Verb::default());
+        let watched = host::within(call, || Watched::new(vec![dir.path().to_owned()]));
+        let mut watched = watched.unwrap();
+        let page = std::thread::spawn(move || watched.page("token")).join().unwrap();
+        assert!(page.contains("watch</span> <span class=\"whole\">sweeps/first</span>"), "{page}");
     }
 }

@@ -15,7 +15,6 @@ const liveRuns = (runs, curves, extend) => {
     const made = document.createElement("article");
     const heading = part("h2", made, `${run.name} `);
     const parts = { made, state: part("small", heading), progress: part("progress", made), lines: part("div", made) };
-    parts.progress.setAttribute("aria-label", `steps of ${run.name}`);
     parts.show = extend(run, made);
     return parts;
   };
@@ -31,6 +30,8 @@ const liveRuns = (runs, curves, extend) => {
       // What stands where it should is not moved: it would lose the focus.
       if (runs.children[place] !== parts.made) runs.insertBefore(parts.made, runs.children[place] ?? null);
       parts.state.textContent = run.state;
+      parts.made.classList.toggle("failed", Boolean(run.failure));
+      parts.progress.setAttribute("aria-label", `steps of ${run.name}${run.failure ? `, ${run.failure}` : ""}`);
       parts.progress.hidden = !run.steps;
       parts.progress.max = run.steps || 1;
       parts.progress.value = run.step;

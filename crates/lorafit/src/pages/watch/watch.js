@@ -41,6 +41,6 @@
   const events = new EventSource("/events");
   events.addEventListener("states", (event) => live.showStates(JSON.parse(event.data)));
   events.addEventListener("curves", (event) => live.showCurves(JSON.parse(event.data)));
-  events.addEventListener("open", () => (note.textContent = "live"));
+  events.addEventListener("open", () => (note.textContent = "connected"));
   events.addEventListener("error", () => (note.textContent = "lorafit watch has ended or cannot be reached; this is the last that it said"));
 }

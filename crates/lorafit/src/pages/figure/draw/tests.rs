@@ -265,7 +265,7 @@ fn a_heat_map_says_what_its_colours_leave_out() {
     map.columns = (0..20).map(|column| column.to_string()).collect();
     map.rows = vec![("a".into(), (0..20).map(|i| Some(if i == 7 { 1e6 } else { f64::from(i) })).collect())];
     let html = figure.html();
-    assert!(html.contains("19 or more") && html.contains("0 to 19; 1 value outside"), "{html}");
+    assert!(html.contains("19 or more") && html.contains("0 to 19 (norm); 1 value outside"), "{html}");
     assert!(!heat_map().html().contains("outside"));
 }
 
