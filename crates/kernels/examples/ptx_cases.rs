@@ -190,9 +190,9 @@ fn attention(text: &mut String, heads: Heads, list: &[(usize, usize, Option<usiz
     let (tree, scores) = (Tree::new(&segments, heads, TensorCores::Warps), Scores::of(heads));
     let mut buffers = Buffers::new(text);
     let parts = tree.bytes();
-    let names = ["segments", "order", "query_tiles", "key_tiles", "positions"];
-    let mut of_tree = names.iter().zip(&parts).map(|(name, bytes)| buffers.of(name, bytes));
-    let parts = std::array::from_fn(|_| of_tree.next().expect("five parts"));
+    // Those of warpgroups, the last three, are empty.
+    let names = ["segments", "order", "query_tiles", "key_tiles", "positions", "forward", "queries", "keys"];
+    let parts = std::array::from_fn(|i| buffers.of(names[i], &parts[i]));
     let wide = Float::Bf16.bytes((tokens * heads.query * heads.dim) as u64);
     let narrow = Float::Bf16.bytes((tokens * heads.key_value * heads.dim) as u64);
     let statistics = Float::F32.bytes((tokens * heads.query) as u64);
