@@ -16,8 +16,6 @@ import argparse
 import copy
 import json
 import os
-import platform
-import resource
 import statistics
 import sys
 import time
@@ -28,19 +26,7 @@ import transformers
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
-LLAMA = dict(rms_norm_eps=1e-5, tie_word_embeddings=False, max_position_embeddings=4096)
-SHAPES = {
-    "smollm2-135m": LLAMA | dict(hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9,
-                                 num_key_value_heads=3, vocab_size=49152, tie_word_embeddings=True),
-    "tinyllama-1.1b": LLAMA | dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
-                                   num_key_value_heads=4, vocab_size=32000),
-    "llama-2-7b": LLAMA | dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-                               num_key_value_heads=32, vocab_size=32000),
-}
-
-
-def peak_rss():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
+from shape_bench import SHAPES, add_arguments, peak_rss
 
 
 def quantise_blocks(model, dtype, device):
@@ -70,16 +56,8 @@ def quantise_blocks(model, dtype, device):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shape", required=True)
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--seq", type=int, default=256)
-    p.add_argument("--steps", type=int, default=5)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--rank", type=int, default=8)
-    p.add_argument("--alpha", type=int, default=16)
-    p.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj")
+    add_arguments(p, steps=5)
     p.add_argument("--dtype", choices=["f32", "bf16"], default="f32")
-    p.add_argument("--quant", choices=["nf4"])
     p.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     p.add_argument("--checkpointing", action="store_true")
     a = p.parse_args()

@@ -25,12 +25,12 @@ import gc
 import json
 import math
 import os
-import platform
-import resource
 import statistics
 import sys
 import tempfile
 import traceback
+
+from shape_bench import SHAPES, add_arguments, peak_rss
 
 for key, value in {
     "HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "UNSLOTH_DISABLE_STATISTICS": "1",
@@ -44,20 +44,7 @@ def note(text):
     print(f"[{time.perf_counter() - START:6.1f} s] {text}", file=sys.stderr, flush=True)
 
 
-LLAMA = dict(rms_norm_eps=1e-5, tie_word_embeddings=False, max_position_embeddings=4096)
-SHAPES = {
-    "tiny": LLAMA | dict(hidden_size=128, intermediate_size=256, num_hidden_layers=2, num_attention_heads=2,
-                         num_key_value_heads=2, vocab_size=512),
-    "tinyllama-1.1b": LLAMA | dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
-                                   num_key_value_heads=4, vocab_size=32000),
-    "llama-2-7b": LLAMA | dict(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32,
-                               num_key_value_heads=32, vocab_size=32000),
-}
 ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-
-
-def peak_rss():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if platform.system() == "Darwin" else 1024)
 
 
 def write_folder(folder, config):
@@ -325,16 +312,8 @@ def measure(a, folder, quant, checkpointing, blocks):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--shape", required=True)
-    p.add_argument("--batch", type=int, default=4)
-    p.add_argument("--seq", type=int, default=256)
-    p.add_argument("--steps", type=int, default=4)
-    p.add_argument("--threads", type=int, default=os.cpu_count())
-    p.add_argument("--rank", type=int, default=8)
-    p.add_argument("--alpha", type=int, default=16)
-    p.add_argument("--targets", default="q_proj,k_proj,v_proj,o_proj")
+    add_arguments(p, steps=4)
     p.add_argument("--dtype", choices=["bf16"], default="bf16")
-    p.add_argument("--quant", choices=["nf4"])
     p.add_argument("--device", default="cuda", help="cuda or cuda:0")
     p.add_argument("--checkpointing", nargs="?", const="true", default="false", choices=["false", "true", "unsloth"])
     p.add_argument("--blocks", choices=["block", "eager"], default="block")

@@ -115,7 +115,7 @@ fn words_of(name: &str) -> words::Verb {
         shown.filter_map(|flag| flag.get_long().map(str::to_owned)).collect()
     });
     let keys = match name {
-        // Of the options of train, and of what a metric reads.
+        // A sweep file has the options of train and those of metrics.
         "sweep" => {
             let of_train = flags::with(|facts| facts.is_key).into_iter().map(str::to_owned);
             let of_metrics = ["metric", "max-new-tokens"].map(str::to_owned);

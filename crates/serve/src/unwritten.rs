@@ -149,7 +149,7 @@ mod tests {
 
     use lorafit_data::{ChatTemplate, SpecialTokens};
 
-    /// What is said of a conversation, and how often it was rendered for that.
+    /// The result of checking a conversation, and how many renderings that took.
     fn check(written: &Written, source: &str, messages: &[Message]) -> (Result<(), ApiError>, usize) {
         let template = ChatTemplate::new(source, &SpecialTokens::default()).expect("a template");
         let count = Cell::new(0);

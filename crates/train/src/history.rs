@@ -63,7 +63,7 @@ pub struct RunHistory {
     pub origin: Origin,
     /// Steps of the whole run, of `run.json`.
     pub total_steps: Option<u64>,
-    /// What is missing in its folder, or cannot be read.
+    /// Files of its folder that are missing or unreadable.
     pub damage: Vec<Damage>,
 }
 

@@ -21,7 +21,7 @@ pub struct RunSummary {
     pub best_step: Option<u64>,
     /// The memory that was planned for it by itself, in bytes.
     pub planned_bytes: Option<u64>,
-    /// What is missing in its folder, or cannot be read.
+    /// Files of its folder that are missing or unreadable.
     pub damage: Vec<Damage>,
 }
 

@@ -33,6 +33,8 @@ pub struct CudaDevice {
     architecture: u32,
     driver_version: u32,
     modules: Modules,
+    /// Decided once: what is compiled later changes no bits of a run.
+    tensor_cores: TensorCores,
     memory: Mutex<Memory>,
     kernels: Mutex<HashMap<String, Kernel>>,
     cublas: Mutex<Cublas>,
@@ -118,6 +120,7 @@ impl CudaDevice {
             return Err(DeviceError::DriverVersion { version: driver_version, oldest });
         }
         let modules = Modules::open(architecture, driver_version)?;
+        let tensor_cores = modules.tensor_cores();
 
         let (mut context, mut stream) = (ptr::null_mut(), ptr::null_mut());
         // SAFETY: a device that the driver has given; its context and the stream live as long as the process.
@@ -144,6 +147,7 @@ impl CudaDevice {
             architecture,
             driver_version,
             modules,
+            tensor_cores,
             memory: Mutex::new(Memory::new(cuda, device, total_bytes, mapped)?),
             kernels: Mutex::default(),
             cublas,
@@ -273,7 +277,7 @@ impl Driver for CudaDevice {
     }
 
     fn tensor_cores(&self) -> TensorCores {
-        self.modules.tensor_cores()
+        self.tensor_cores
     }
 
     fn info(&self) -> DeviceInfo {

@@ -152,12 +152,12 @@ fn tiles((m, rows, cols): (usize, usize, usize)) -> [Vec<u64>; 2] {
 
 #[test]
 fn tiles_depend_on_the_shape_of_a_product_and_take_what_is_planned() {
-    // Of the largest matrices of a model of 7B parameters with the rows of its smallest micro-batch: as little as may be.
+    // The largest matrices of a 7B model, with few rows: the smallest tiles.
     assert_eq!(tiles((512, 11008, 4096)), [vec![3840, 3840, 3328], vec![1368, 1368, 1360]]);
     assert_eq!(tiles((1024, 11008, 4096)), [vec![5632, 5376], vec![2048, 2048]]);
-    // With more it is decoded at once.
+    // With more rows each is decoded at once.
     assert_eq!(tiles((2048, 11008, 4096)), [vec![11008], vec![4096]]);
-    // What is larger than that is cut again, whatever the rows.
+    // A matrix beyond the largest tile is cut, however many rows there are.
     assert_eq!(tiles((2048, 25600, 5120)), [vec![12800, 12800], vec![2560, 2560]]);
     assert_eq!(tiles((9, 40, 64)), [vec![40], vec![64]]);
 }

@@ -81,7 +81,7 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
 }
 
 impl Found {
-    /// What is wrong with its folder, which is named.
+    /// Its warnings, each with the folder that it is about.
     fn warnings(&self) -> Vec<(String, &str)> {
         match self {
             Found::Sweep(_) => Vec::new(),

@@ -40,7 +40,7 @@ impl Schema {
                      it by #/$defs/NAME"
                 )
             }
-            // With `:#` the causes are told, too.
+            // `:#` prints the causes, too.
             _ => format!("{error:#}"),
         };
         compiler.add_resource(location, value).map_err(told)?;

@@ -457,8 +457,8 @@ impl TrialState {
     }
 }
 
-/// The order of every leader board: trials that were trained to their end, then the others by their metric as far as they came, at
-/// last those that failed. Each is told by its state, its metric and its number.
+/// The order of every leader board: trials that were trained to their end, then the others by their metric as far as they came,
+/// and then those that failed. A trial is given as its state, its metric and its number.
 pub fn order(
     (state, metric, trial): (TrialState, Option<f64>, usize),
     other: (TrialState, Option<f64>, usize),

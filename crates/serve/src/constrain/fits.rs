@@ -41,10 +41,10 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Of a schema that values can be checked by wholly.
+    /// A check by `schema`, if every keyword of it can be checked.
     ///
     /// # Errors
-    /// What of it cannot be checked, with its place; the rule follows "the schema, which".
+    /// The keyword that cannot be checked, with its place, worded to follow "the schema, which".
     pub fn new(schema: &Value) -> Result<Self, String> {
         limits::check_schema(schema)?;
         let schema = schema::prepare(schema)?;

@@ -107,7 +107,7 @@ impl Display for Place<'_> {
 /// The schema as the library is given it.
 ///
 /// # Errors
-/// What of it cannot be kept as it is written, with its place.
+/// The keyword or value that cannot be enforced, with its place.
 pub(super) fn prepare(schema: &Value) -> Result<Value, String> {
     let mut schemas = HashSet::new();
     each(schema, |value, at| {
@@ -165,7 +165,7 @@ pub(super) fn each<'s>(
             open.push((steps.len(), value));
             steps.push(Step { before: Some(last), part });
         }
-        // Of a reference that leads nowhere the library says so.
+        // The library reports a reference that leads nowhere.
         if let Some(reference) = entries.get("$ref").and_then(Value::as_str)
             && reference.starts_with("#/")
             && let Some(value) = target(schema, reference)

@@ -522,6 +522,16 @@ struct Backward {
     i32 window;
     const float *cosine, *sine;
     template <bool SPECIAL> DEVICE Scores<SPECIAL> scores() const { return {scale, softcap, window}; }
+    // The statistics of a lane's two rows of queries. Rows that are not there have the probability 2^-inf.
+    DEVICE void statistics(const QueryRows& rows, int low, int high, float (&lse_log2)[2], float (&deltas)[2]) const {
+#pragma unroll
+        for (int half = 0; half < 2; half++) {
+            const int row = half ? high : low;
+            const bool there = row < rows.count;
+            lse_log2[half] = there ? lse[rows.place(row)] * LOG2_E : bits_float(0x7f800000u);
+            deltas[half] = there ? delta[rows.place(row)] : 0.0f;
+        }
+    }
 };
 
 // The gradients of a tile of query rows.
@@ -541,15 +551,8 @@ DEVICE void backward_queries(const Backward& of, const QueryRows& rows, bf16* d_
 
     const Scores<SPECIAL> scores = of.scores<SPECIAL>();
     const i32 sees[2] = {rows.position(low), rows.position(high)};
-    // Rows that are not there have the probability 2^-inf.
-    float lse_log2[2] = {bits_float(0x7f800000u), bits_float(0x7f800000u)}, deltas[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = half ? high : low;
-        if (row >= rows.count) continue;
-        lse_log2[half] = of.lse[rows.place(row)] * LOG2_E;
-        deltas[half] = of.delta[rows.place(row)];
-    }
+    float lse_log2[2], deltas[2];
+    of.statistics(rows, low, high, lse_log2, deltas);
     float sums[DIM / 8][4];
     clear(sums);
     const SharedAddress copies = copies_of<DIM, KEYS>(inner), right = right_of<DIM, KEYS>(inner);

@@ -220,15 +220,8 @@ template <int DIM> DEVICE void group_backward_queries(const Backward& of, const 
     Copies::template copy<BLOCK_ROWS>(shared_address(tile_q), of.q, of.d_out, rows.count, place_of_query);
 
     const i32 sees[2] = {rows.position(low), rows.position(high)};
-    // Rows that are not there have the probability 2^-inf.
-    float lse_log2[2] = {bits_float(0x7f800000u), bits_float(0x7f800000u)}, deltas[2] = {0.0f, 0.0f};
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-        const int row = half ? high : low;
-        if (row >= rows.count) continue;
-        lse_log2[half] = of.lse[rows.place(row)] * LOG2_E;
-        deltas[half] = of.delta[rows.place(row)];
-    }
+    float lse_log2[2], deltas[2];
+    of.statistics(rows, low, high, lse_log2, deltas);
     float sums[DIM / 8][4];
     u32 packed[INNER / 8][2];
     clear(sums);
