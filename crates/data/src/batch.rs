@@ -54,6 +54,8 @@ pub struct Batch {
     pub segments: Vec<Segment>,
     /// Of each segment, the tokens of its text, those that are left out included; of the longest text that it is of.
     pub text_lengths: Vec<usize>,
+    /// Of each sample that the batch was made of, the segment that it ends with; `None` of a sample that was left out.
+    pub last_segments: Vec<Option<usize>>,
     /// The targets in order of their rows. A row can have several where texts branch.
     pub targets: Vec<Target>,
 }
@@ -171,6 +173,7 @@ impl Builder {
         let placed = |(place, sample)| Placed { sample, place, with_prompt: with_prompt(sample) };
         let mut samples: Vec<Placed> = (0..).zip(samples).map(placed).collect();
         let mut builder = Self::default();
+        builder.batch.last_segments = vec![None; samples.len()];
         if share {
             samples.sort_by_key(|s| s.inputs());
             builder.grow(&samples);
@@ -199,8 +202,9 @@ impl Builder {
                 parent = Some(self.push_segment(group, depth..end, parent));
             }
             // Those that end here come first; the others go on with different tokens, the last branch opened first.
-            let mut rest =
-                range.start + group.iter().take_while(|s| s.inputs().len() == end).count()..range.end;
+            let ended = group.iter().take_while(|s| s.inputs().len() == end);
+            let ended = ended.map(|s| self.batch.last_segments[s.place as usize] = parent).count();
+            let mut rest = range.start + ended..range.end;
             while !rest.is_empty() {
                 let token = samples[rest.end - 1].inputs()[end];
                 let same =

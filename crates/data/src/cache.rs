@@ -3,6 +3,7 @@
 //! ```text
 //! CACHE/<key>.samples    the samples and the report of a dataset
 //! CACHE/<key>.values     numbers that were computed of samples (cache/values.rs)
+//! CACHE/<key>.large      bytes that were computed of samples, too many to be in memory (cache/large.rs)
 //! CACHE/<stamp>.hash     the hash of a source's content, so that it is not read again as long as it has not changed
 //! ```
 //!
@@ -30,12 +31,15 @@ use crate::samples::Samples;
 use crate::samples::file::{self, SamplesWriter, TEMPORARY};
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
+mod large;
 mod values;
+
+pub use large::LargeWriter;
 
 /// What is kept, at most; the newest file is kept in any case.
 pub const LARGEST_BYTES: u64 = 32 << 30;
 /// The extensions of files that are kept.
-const KEPT: [&str; 3] = [SAMPLES, values::EXTENSION, "hash"];
+const KEPT: [&str; 4] = [SAMPLES, values::EXTENSION, large::EXTENSION, "hash"];
 const SAMPLES: &str = "samples";
 /// Smaller sources are tokenised in about a second, and not cached.
 const WORTHWHILE_BYTES: u64 = 4 << 20;

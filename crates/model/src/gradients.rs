@@ -68,6 +68,15 @@ impl Gradients {
         elementwise::clear(&mut self.tensors_mut());
     }
 
+    /// The blocks below the lowest that backward reaches: whatever is trained, their output stays the same.
+    pub fn blocks_below(&self) -> usize {
+        match self.lowest() {
+            Some(Place::Embedding) => 0,
+            Some(Place::Block(block, _)) => block,
+            Some(Place::Norm | Place::Head) | None => self.blocks.len(),
+        }
+    }
+
     /// The first place that has a slot: backward ends there.
     pub(crate) fn lowest(&self) -> Option<Place> {
         let [rows_of_embedding, rows_of_head] = self.tokens.each_ref().map(Option::is_some);

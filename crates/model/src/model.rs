@@ -94,6 +94,17 @@ pub struct Stream<'a> {
     pub segments: &'a Segments,
     /// What is predicted, sorted by row.
     pub targets: &'a [Target],
+    /// What the lowest blocks make of it, in the place of computing them.
+    pub below: Option<Below<'a>>,
+}
+
+/// The output of a model's lowest blocks ([`Model::outputs_below`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Below<'a> {
+    /// How many blocks; none of them, nor the embedding, is trained or adapted.
+    pub blocks: usize,
+    /// Their output, `[tokens, hidden]`.
+    pub rows: &'a [f32],
 }
 
 /// The losses of a stream's targets, where they were computed: a GPU may still be at it until they are read.
@@ -168,12 +179,8 @@ impl Buffers {
         targets: usize,
         activations: ActivationPolicy,
     ) -> Self {
-        let (config, layers) = (model.config(), model.config().num_hidden_layers);
-        let first_trained = match gradients.lowest() {
-            Some(Place::Embedding) => 0,
-            Some(Place::Block(block, _)) => block,
-            Some(Place::Norm | Place::Head) | None => layers,
-        };
+        let config = model.config();
+        let first_trained = gradients.blocks_below();
         let shape = BufferShape {
             train: true,
             targets,
@@ -368,23 +375,31 @@ impl Model {
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
     pub(crate) fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
+        let tokens = Tokens { ids: stream.ids, positions: stream.positions, below: stream.below };
         let context = Context::Stream(stream.segments);
-        self.run_blocks(adapter, &[], (stream.ids, stream.positions), context, buffers);
+        self.run_blocks(adapter, &[], tokens, (self.blocks.len(), context), buffers);
     }
 
-    /// Computes the blocks over tokens and their positions; either all rows have one adapter, or some have their own.
-    fn run_blocks(
+    /// What the lowest `blocks` blocks of the base, without an adapter, make of a stream, `[tokens, hidden]`; see [`Below`].
+    ///
+    /// # Panics
+    /// As [`Model::loss`], and where there are not so many blocks.
+    pub fn outputs_below(&self, blocks: usize, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
+        let tokens = Tokens { ids: stream.ids, positions: stream.positions, below: None };
+        let context = Context::Stream(stream.segments);
+        self.run_blocks(ActiveAdapter::default(), &[], tokens, (blocks, context), buffers);
+        buffers.hidden.to_vec(stream.ids.len() * self.config.hidden_size)
+    }
+
+    /// Writes what the first block reads into `buffers.hidden`.
+    fn embed(
         &self,
         adapter: ActiveAdapter<'_>,
-        of_rows: &[(Range<usize>, &Adapter)],
-        (ids, positions): (&[u32], &[u32]),
-        mut context: Context<'_>,
+        Tokens { ids, positions, .. }: Tokens<'_>,
+        context: &Context<'_>,
         buffers: &mut Buffers,
     ) {
         let rows = ids.len();
-        assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
-        let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
-        assert!(prepared, "Model::prepare comes before computing with magnitudes, whole weights or new rows");
         embedding::forward(self.embedding_with(adapter.adapter), ids, &mut buffers.hidden);
         if let Some(factors) = adapter.adapter.and_then(|adapter| adapter.embedding.as_ref()) {
             let (width, u) = (self.config.hidden_size, &mut buffers.scratch.d_u);
@@ -411,6 +426,34 @@ impl Model {
         if let Some(weight) = &self.positions {
             embedding::add(weight, positions, &mut buffers.scratch.normed, &mut buffers.hidden);
         }
+    }
+
+    /// Computes the lowest `blocks` blocks over tokens; either all rows have one adapter, or some have their own.
+    fn run_blocks(
+        &self,
+        adapter: ActiveAdapter<'_>,
+        of_rows: &[(Range<usize>, &Adapter)],
+        tokens: Tokens<'_>,
+        (blocks, mut context): (usize, Context<'_>),
+        buffers: &mut Buffers,
+    ) {
+        let Tokens { ids, positions, below } = tokens;
+        let rows = ids.len();
+        assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
+        let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
+        assert!(prepared, "Model::prepare comes before computing with magnitudes, whole weights or new rows");
+        let first = match below {
+            Some(below) => {
+                assert_eq!(below.rows.len(), rows * self.config.hidden_size, "a row for each token");
+                assert!(adapter.noise.is_none(), "noise on embeddings would be lost");
+                buffers.hidden.write(0, below.rows);
+                below.blocks
+            }
+            None => {
+                self.embed(adapter, tokens, &context, buffers);
+                0
+            }
+        };
         let ropes = self.config.ropes().into_iter().zip(&self.frequencies);
         for ((rope, fixed), angles) in ropes.zip(&mut buffers.scratch.angles) {
             if let Some(frequencies) = fixed {
@@ -426,7 +469,7 @@ impl Model {
             let factors: Vec<f32> = positions.iter().map(|position| growth.factor(*position)).collect();
             buffers.scratch.query_factors.write(0, &factors);
         }
-        for (i, block) in self.blocks.iter().enumerate() {
+        for (i, block) in self.blocks[..blocks].iter().enumerate().skip(first) {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
@@ -583,6 +626,10 @@ impl Model {
             Some(Place::Block(block, stage)) => (block, Some(stage)),
             Some(Place::Norm | Place::Head) | None => return,
         };
+        assert!(
+            stream.below.is_none_or(|below| below.blocks <= lowest),
+            "blocks that are trained are computed"
+        );
         let back = buffers.backward.as_mut().expect("buffers made for training");
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
@@ -727,7 +774,8 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        self.run_blocks(adapter.into(), of_rows, (&ids, &positions), context, buffers);
+        let tokens = Tokens { ids: &ids, positions: &positions, below: None };
+        self.run_blocks(adapter.into(), of_rows, tokens, (self.blocks.len(), context), buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
         }
@@ -782,6 +830,14 @@ impl Model {
 fn low_rank_rows(factors: &EmbeddingFactors, ids: &[u32], u: &mut Tensor) {
     embedding::forward(&factors.a_t, ids, u);
     elementwise::scale(u, ids.len() * factors.rank, factors.scale);
+}
+
+/// Tokens that are computed at once.
+#[derive(Clone, Copy)]
+struct Tokens<'a> {
+    ids: &'a [u32],
+    positions: &'a [u32],
+    below: Option<Below<'a>>,
 }
 
 /// What the head goes back from.

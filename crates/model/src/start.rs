@@ -318,7 +318,8 @@ mod tests {
         let ids: Vec<u32> = (1..20).collect();
         let positions: Vec<u32> = (0..19).collect();
         let segments = Segments::single(19);
-        let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[] };
+        let stream =
+            Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[], below: None };
         let mut buffers = Buffers::for_evaluation(model.config(), adapter, Device::Cpu, 19);
         model.all_logits(adapter, stream, &mut buffers)
     }

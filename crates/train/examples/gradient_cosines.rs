@@ -86,7 +86,8 @@ fn gradients(model: &Model, adapter: &Adapter, samples: &Samples, rows: std::ops
     let size = (ids.len(), targets.len());
     let mut buffers =
         Buffers::for_training(model, Some(adapter), &gradients, size.0, size.1, ActivationPolicy::default());
-    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+    let stream =
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
     let objective = Objective { scale: 1.0 / targets.len() as f32, smoothing: 0.0 };
     let losses =
         model.loss_and_gradient(Some(adapter).into(), stream, objective, &mut buffers, &mut gradients);

@@ -12,7 +12,8 @@ use lorafit_model::{Buffers, Model, Stream};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::evaluate::buffers_and_cut;
-use crate::stream::{Cut, cut};
+use crate::frozen::FrozenOutputs;
+use crate::stream::{Cut, Share, cut};
 
 /// How good the answers of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -124,14 +125,15 @@ pub(crate) fn evaluate_in(
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<ClassEvaluation> {
     let all: Vec<usize> = (0..samples.len()).collect();
-    Some(ClassEvaluation::of(samples, scores_in(model, adapter, (samples, &all), how, buffers, stop)?))
+    let all = Share { samples, indices: &all, frozen: None };
+    Some(ClassEvaluation::of(samples, scores_in(model, adapter, all, how, buffers, stop)?))
 }
 
-/// What the head gives each of the samples `indices`; nothing of the others. `None` if it is to `stop`.
+/// What the head gives each sample of a share; nothing of the others. `None` if it is to `stop`.
 pub(crate) fn scores_in(
     model: &Model,
     adapter: Option<&Adapter>,
-    (samples, indices): (&Samples, &[usize]),
+    Share { samples, indices, frozen }: Share<'_>,
     how: Cut,
     buffers: &mut Buffers,
     stop: &mut dyn FnMut() -> bool,
@@ -142,7 +144,8 @@ pub(crate) fn scores_in(
         if stop() {
             return None;
         }
-        let found = model.scores(adapter, micro.stream(), buffers);
+        let scores_of = |stream: Stream<'_>, buffers: &mut Buffers| model.scores(adapter, stream, buffers);
+        let found = FrozenOutputs::above(frozen, &micro, model, buffers, scores_of);
         micro.for_each_owner(|target, place, _| {
             scores[micro.sample(place)] = found[target * labels..(target + 1) * labels].to_vec();
         });
@@ -175,7 +178,7 @@ pub fn score_text(model: &Model, adapter: Option<&Adapter>, ids: &[u32]) -> Vec<
         Segments::new(vec![Segment { start: 0, len: tokens, parent: None }], tokens).expect("one segment");
     let segments = segments.with_text_lengths(vec![tokens]);
     let last = Target { row: tokens as u32 - 1, id: 0, weight: 1.0 };
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[last] };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[last], below: None };
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     model.scores(adapter, stream, &mut buffers)
 }

@@ -2,9 +2,10 @@
 
 use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError};
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{Buffers, Model, NotNumbers, Prompts, Sampling, generate, most_new_tokens};
+use lorafit_model::{Buffers, Model, NotNumbers, Prompts, Sampling, Stream, generate, most_new_tokens};
 
-use crate::stream::{Cut, MicroBatchSize, cut};
+use crate::frozen::FrozenOutputs;
+use crate::stream::{Cut, MicroBatchSize, Share, cut};
 
 /// Loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -56,14 +57,15 @@ pub(crate) fn evaluate_in(
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<Evaluation> {
     let all: Vec<usize> = (0..samples.len()).collect();
-    Some(Evaluation::of(samples, sum_in(model, adapter, (samples, &all), how, buffers, stop)?))
+    let all = Share { samples, indices: &all, frozen: None };
+    Some(Evaluation::of(samples, sum_in(model, adapter, all, how, buffers, stop)?))
 }
 
-/// The losses of all supervised tokens of the samples `indices`, added up; `None` if it is to `stop`.
+/// The losses of all supervised tokens of a share, added up; `None` if it is to `stop`.
 pub(crate) fn sum_in(
     model: &Model,
     adapter: Option<&Adapter>,
-    (samples, indices): (&Samples, &[usize]),
+    Share { samples, indices, frozen }: Share<'_>,
     how: Cut,
     buffers: &mut Buffers,
     stop: &mut dyn FnMut() -> bool,
@@ -73,7 +75,8 @@ pub(crate) fn sum_in(
         if stop() {
             return None;
         }
-        sum += model.loss(adapter, micro.stream(), buffers).total();
+        let loss = |stream: Stream<'_>, buffers: &mut Buffers| model.loss(adapter, stream, buffers).total();
+        sum += FrozenOutputs::above(frozen, &micro, model, buffers, loss);
     }
     Some(sum)
 }

@@ -21,7 +21,7 @@
 //! let positions: Vec<u32> = (0..8).collect();
 //! let targets: Vec<Target> = (0..7).map(|row| Target { row, id: ids[row as usize + 1], weight: 1.0 }).collect();
 //! let segments = Segments::single(ids.len());
-//! let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+//! let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
 //!
 //! let (mut gradients, policy) = (parameters.zero_gradients(), ActivationPolicy::default());
 //! let mut buffers = Buffers::for_training(&model, parameters.adapter(), &gradients, 8, 7, policy);
@@ -49,6 +49,7 @@ mod card;
 mod checkpoint;
 mod classify;
 mod evaluate;
+mod frozen;
 mod group;
 mod guard;
 mod history;
@@ -103,6 +104,7 @@ pub use evaluate::{
     Answer, AnswerError, Answering, Answers, Draw, End, Evaluation, SIDE_BY_SIDE, answer, evaluate,
     evaluate_until, sample,
 };
+pub use frozen::{FrozenCache, FrozenDtype};
 pub use group::{ALONE, Alone, GroupError, Lost, ProcessGroup, Reduction};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{Damage, LossOver, RunHistory, RunTotals, adapter_of_run};

@@ -71,6 +71,6 @@ fn forward((model, adapter): (&Model, Option<&Adapter>), ids: &[u32], buffers: &
     let segments = Segments::single(ids.len());
     let targets: Vec<Target> =
         ids.iter().skip(1).zip(&positions).map(|(&id, &row)| Target { row, id, weight: 1.0 }).collect();
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &targets };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &targets, below: None };
     model.loss(adapter, stream, buffers);
 }

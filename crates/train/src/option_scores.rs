@@ -108,7 +108,8 @@ fn score(
     let (targets, of): (Vec<Target>, Vec<usize>) = targets.into_iter().unzip();
     let segments = Segments::new(segments, ids.len()).expect("segments follow each other");
     let segments = segments.with_text_lengths(text_lengths);
-    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+    let stream =
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
     let mut scores = vec![0.0; group.len()];
     for (which, loss) in of.into_iter().zip(model.loss(adapter, stream, buffers).to_vec()) {
         scores[which] -= f64::from(loss);

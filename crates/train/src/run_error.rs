@@ -46,6 +46,12 @@ pub enum RunError {
         /// What the system said.
         source: io::Error,
     },
+    /// What frozen blocks computed cannot be kept, or read again.
+    #[error("the outputs of the frozen blocks cannot be kept in the cache: {source}")]
+    Frozen {
+        /// What the system said.
+        source: io::Error,
+    },
     /// A checkpoint or an adapter cannot be saved.
     #[error("{}: cannot save: {source}{}", path.display(), space(source, *needed_bytes, *free_bytes))]
     Save {
@@ -165,6 +171,7 @@ impl RunError {
             RunError::Io { .. } | RunError::Save { .. } => {
                 remedy!["check that the folder exists and is writable"; "choose another ", Setting::Out]
             }
+            RunError::Frozen { .. } => remedy![Setting::CacheDir.is("DIR"), " names another folder for it"],
             RunError::NoSpace { .. } => {
                 remedy!["make space"; "choose another ", Setting::Out; "lower ", Setting::KeepCheckpoints]
             }

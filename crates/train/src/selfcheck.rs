@@ -155,7 +155,8 @@ fn step(
     let ids: Vec<u32> = (0..tokens).map(id).collect();
     let target = |row: usize| Target { row: row as u32, id: id(row + 100), weight: 1.0 };
     let targets: Vec<Target> = (5..tokens).map(target).collect();
-    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets };
+    let stream =
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
 
     let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
     let mut gradients = parameters.zero_gradients();

@@ -7,6 +7,8 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::{Config, Stream};
 
+use crate::frozen::FrozenOutputs;
+
 /// A micro-batch in the model's terms.
 #[derive(Debug)]
 pub(crate) struct Micro {
@@ -16,18 +18,20 @@ pub(crate) struct Micro {
     targets: Vec<Target>,
     /// The samples it is made of, by their places in the data.
     of: Vec<usize>,
+    /// Of each of them, the segment that it ends with; `None` of a sample without supervised tokens.
+    last_segments: Vec<Option<usize>>,
     owners: Owners,
 }
 
 impl Micro {
     fn new(of: Vec<usize>, (batch, owners): (Batch, Owners)) -> Self {
-        let Batch { ids, positions, segments, text_lengths, targets } = batch;
+        let Batch { ids, positions, segments, text_lengths, last_segments, targets } = batch;
         let segments =
             segments.iter().map(|s| Segment { start: s.start, len: s.len, parent: s.parent }).collect();
         let targets = targets.iter().map(|t| Target { row: t.row, id: t.id, weight: t.weight }).collect();
         let segments = Segments::new(segments, ids.len()).expect("a batch's segments are contiguous");
         let segments = segments.with_text_lengths(text_lengths);
-        Micro { ids, positions, segments, targets, of, owners }
+        Micro { ids, positions, segments, targets, of, last_segments, owners }
     }
 
     pub(crate) fn stream(&self) -> Stream<'_> {
@@ -36,7 +40,27 @@ impl Micro {
             positions: &self.positions,
             segments: &self.segments,
             targets: &self.targets,
+            below: None,
         }
+    }
+
+    /// Each of its samples, by its place in the data, with its segments from the last to the first.
+    pub(crate) fn samples_with_segments(
+        &self,
+    ) -> impl Iterator<Item = (usize, impl Iterator<Item = usize> + '_)> {
+        let segments = self.segments.as_slice();
+        let up = move |last: Option<usize>| std::iter::successors(last, |at| segments[*at].parent);
+        self.of.iter().zip(&self.last_segments).map(move |(sample, last)| (*sample, up(*last)))
+    }
+
+    /// Its segments, in order of their rows.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        self.segments.as_slice()
+    }
+
+    /// The position in its text of each token.
+    pub(crate) fn positions(&self) -> &[u32] {
+        &self.positions
     }
 
     pub(crate) fn tokens(&self) -> usize {
@@ -66,6 +90,16 @@ impl Micro {
             }
         }
     }
+}
+
+/// Samples of a data set that are computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share<'a> {
+    pub(crate) samples: &'a Samples,
+    /// The places of those that are.
+    pub(crate) indices: &'a [usize],
+    /// What frozen blocks make of all of them, if that is kept.
+    pub(crate) frozen: Option<&'a FrozenOutputs>,
 }
 
 /// How samples are cut into micro-batches.

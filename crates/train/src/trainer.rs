@@ -18,6 +18,7 @@ use crate::average::{Average, Averaging};
 use crate::best_by::BestBy;
 use crate::cadence::CheckpointEvery;
 use crate::checkpoint::{self, Best, Checkpoint, Held, State};
+use crate::frozen::{Frozen, FrozenCache};
 use crate::group::{ALONE, GroupError, ProcessGroup};
 use crate::guard::{Culprit, OnNan, Refusal};
 use crate::history::RunHistory;
@@ -34,6 +35,8 @@ use crate::stream::{Cut, MicroBatchSize};
 use crate::verdict::{Choice, Curve, StoppedEarly, Verdict, verdict};
 
 mod error;
+#[cfg(test)]
+mod frozen_tests;
 #[cfg(test)]
 mod group_tests;
 mod judged;
@@ -258,6 +261,10 @@ pub trait Observer {
     fn should_save(&mut self) -> bool {
         false
     }
+    /// While frozen blocks compute the rows before the first step: so many tokens of about so many are done.
+    fn on_frozen(&mut self, _done: u64, _tokens: u64) {}
+    /// The outputs of the lowest `blocks` blocks, which are frozen, are kept: those of `tokens` tokens, `known` ones of them from another run.
+    fn on_frozen_kept(&mut self, _blocks: usize, _tokens: u64, _known: u64) {}
     /// After a step that was computed and not taken.
     fn on_skip(&mut self, _record: &SkipRecord) {}
     /// While the reference of judged replies is asked: so many samples of so many are done.
@@ -333,6 +340,9 @@ pub struct TrainData<'a> {
     pub reference: Option<&'a Adapter>,
     /// Where what the reference says is kept for other runs, if anywhere.
     pub cache: Option<&'a ReferenceCache>,
+    /// Where the outputs of frozen blocks are kept; `None` to compute them in every pass. Passed over where there are none, where
+    /// embeddings get noise, and with several processes.
+    pub frozen: Option<&'a FrozenCache>,
 }
 
 /// Trains `parameters` in place on `data` and saves them in `run`.
@@ -352,6 +362,49 @@ pub fn train(
     let mut training = Training::begin(parameters, data, options, start, run, observer)?;
     let result = training.go_on().and_then(|interrupted| training.finish(interrupted, started));
     result.map_err(|error| training.ended(error))
+}
+
+/// What the frozen blocks make of all rows, if that is kept.
+fn begin_frozen(
+    parameters: &Parameters<'_>,
+    data: TrainData<'_>,
+    (options, cut): (&TrainOptions, Cut),
+    stepper: &mut Stepper<'_>,
+    observer: &mut dyn Observer,
+) -> Result<Option<Frozen>, TrainError> {
+    let below = (parameters.model(), stepper.gradients.blocks_below());
+    let Some(cache) = data.frozen else { return Ok(None) };
+    if below.1 == 0 || options.neftune_alpha.is_some() || !stepper.group.is_alone() {
+        return Ok(None);
+    }
+    let sets = [Some(data.training), data.evaluation];
+    let tokens_of =
+        |samples: &Samples| samples.iter().map(|sample| sample.inputs().len() as u64).sum::<u64>();
+    let tokens: u64 = sets.iter().flatten().map(|set| tokens_of(&set.samples)).sum();
+    let (mut done_before, mut known) = (0, 0);
+    let mut outputs = |set: &Dataset| {
+        let mut on_progress = |done: u64| {
+            observer.on_frozen(done_before + done, tokens);
+            !observer.should_stop()
+        };
+        let found = cache.outputs(below, &set.samples, cut, &mut stepper.buffers, &mut on_progress)?;
+        let found = found.ok_or(TrainError::Stopped)?;
+        let (rows, is_new) = found.rows();
+        done_before += rows;
+        known += if is_new { 0 } else { rows };
+        Ok::<_, TrainError>(found)
+    };
+    let found =
+        outputs(data.training).and_then(|training| Ok((training, data.evaluation.map(outputs).transpose()?)));
+    let (training, evaluation) = match found {
+        Err(TrainError::Run(error)) => {
+            observer.on_warning(&error);
+            return Ok(None);
+        }
+        found => found?,
+    };
+    observer.on_frozen_kept(below.1, done_before, known);
+    Ok(Some(Frozen { training, evaluation }))
 }
 
 /// A run that goes on: all that its loop reads and changes.
@@ -427,6 +480,8 @@ impl<'a, 'p> Training<'a, 'p> {
             stepper.judged = Some(judged);
         }
         stepper.group = start.group;
+        let cut = Cut::of(parameters.model().config(), evaluation_tokens, options.prefix_sharing);
+        stepper.frozen = begin_frozen(parameters, data, (options, cut), &mut stepper, observer)?;
         if !start.group.is_alone() {
             start.group.check_equal("what it begins to train", &fingerprint(parameters))?;
         }
@@ -593,6 +648,9 @@ impl<'a, 'p> Training<'a, 'p> {
             state.restarts.remember_late(record.loss);
         }
         saver.recorded(run.record_step(&record), *observer);
+        if let Some(source) = stepper.frozen.as_ref().and_then(Frozen::take_failure) {
+            observer.on_warning(&RunError::Frozen { source });
+        }
         observer.on_step(&record, self.total_steps);
         self.last = Some(record);
         Ok(())

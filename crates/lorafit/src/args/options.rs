@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use lorafit_model::adapter::{LayerRange, TargetError, Targets};
 use lorafit_model::{Config, Start, WeightModules};
+use lorafit_train::FrozenDtype;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -145,6 +146,36 @@ pub enum Preset {
     Good,
     /// Twice the rank, more passes, and a learning rate that is tested first
     Best,
+}
+
+/// `--frozen-cache`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FrozenCacheChoice {
+    /// As --compute-dtype rounds them, where rows are computed more than 1.5 times and their outputs take up to 16 GiB; else off
+    Auto,
+    /// As they were computed
+    F32,
+    /// Rounded to 16 bits, in half the space
+    Bf16,
+    /// Frozen blocks compute every row anew, in every pass
+    Off,
+}
+
+impl FrozenCacheChoice {
+    /// That which keeps this type.
+    pub fn of(dtype: FrozenDtype) -> Self {
+        match dtype {
+            FrozenDtype::F32 => FrozenCacheChoice::F32,
+            FrozenDtype::Bf16 => FrozenCacheChoice::Bf16,
+        }
+    }
+}
+
+impl fmt::Display for FrozenCacheChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&value_name(self))
+    }
 }
 
 /// A setting that is a number, or is found before training.

@@ -18,8 +18,9 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
-    Auto, BestByChoice, DeviceChoice, Init, Layers, LearningRate, Method, MicroBatchTokens, Optimizer,
-    Preset, SaveChoice, SaveModules, Scheduler, TargetModules, TrainModules, TrainOn, value_name,
+    Auto, BestByChoice, DeviceChoice, FrozenCacheChoice, Init, Layers, LearningRate, Method,
+    MicroBatchTokens, Optimizer, Preset, SaveChoice, SaveModules, Scheduler, TargetModules, TrainModules,
+    TrainOn, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice};
@@ -432,6 +433,13 @@ pub struct TrainArgs {
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     #[arg(add = Facts::ARITHMETIC)]
     pub no_prefix_sharing: bool,
+    /// Keep what the frozen blocks below --layers compute, in --cache-dir, so that they compute each row once [default: auto]
+    ///
+    /// All epochs, evaluations and trials of a sweep, and later runs with the same base, rows and lowest block, read it from there.
+    /// A token takes 2 or 4 bytes times the hidden size on disk. Not with --neftune-alpha, --no-cache or several processes.
+    #[arg(long, value_enum, value_name = "DTYPE", help_heading = "Machine")]
+    #[arg(add = Facts::ARITHMETIC)]
+    pub frozen_cache: Option<FrozenCacheChoice>,
     /// What is done so that nothing is lost.
     #[command(flatten)]
     #[serde(flatten)]

@@ -124,6 +124,7 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
     part.record.rungs = rungs_of(&part.spec.settings, &steps)?;
     part.record.clock = part.record.clock.or(inputs.clock());
     let limit = part.spec.train.memory.limit(inputs.device()).unwrap_or(u64::MAX);
+    inputs.settle(&mut part.trials)?;
     let plan = inputs.plan(&part.trials, args.trials_at_once.min(part.trials.len()), limit)?;
     if args.dry_run {
         return part.dry_run(args.json, &inputs, &plan, &steps);

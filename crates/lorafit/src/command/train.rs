@@ -169,6 +169,7 @@ fn settle(
     }
     args.take_fixed();
     told.extend(args.find_micro_batch(shared, trained)?);
+    told.extend(args.settle_frozen(shared, trained)?);
     Ok(told)
 }
 
@@ -252,6 +253,23 @@ impl Observer for Watcher {
         }
     }
 
+    fn on_frozen(&mut self, done: u64, tokens: u64) {
+        let record = json!({ "done": done, "tokens": tokens });
+        if !self.progress.event("frozen", &record) {
+            self.progress.frozen(done, tokens);
+        }
+    }
+
+    fn on_frozen_kept(&mut self, blocks: usize, tokens: u64, known: u64) {
+        if !self.progress.event("frozen_kept", &json!({ "blocks": blocks, "tokens": tokens, "known": known }))
+        {
+            let by = if known == tokens { "an earlier run" } else { "this run" };
+            let (blocks, tokens) = (counted(blocks, "frozen block", "frozen blocks"), grouped(tokens));
+            self.progress
+                .note(&format!("outputs of the {blocks} for {tokens} tokens: kept in the cache by {by}"));
+        }
+    }
+
     fn on_skip(&mut self, record: &SkipRecord) {
         if !self.progress.event("skip", record) {
             let SkipRecord { step, skipped, value, lines } = record;
@@ -281,7 +299,11 @@ impl Observer for Watcher {
 
     fn on_warning(&mut self, error: &RunError) {
         if !self.progress.event("warning", &json!({ "error": error.to_string() })) {
-            self.progress.note(&format!("{error}; training goes on and tries again"));
+            let how = match error {
+                RunError::Frozen { .. } => "computes them in every pass",
+                _ => "tries again",
+            };
+            self.progress.note(&format!("{error}; training goes on and {how}"));
         }
     }
 

@@ -11,6 +11,7 @@ pub mod classified;
 pub mod data_set;
 pub mod evaluation;
 pub mod fit;
+pub mod frozen;
 pub mod journal;
 pub mod judged;
 pub mod limits;

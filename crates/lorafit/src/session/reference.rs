@@ -30,11 +30,7 @@ impl TrainArgs {
     pub fn reference_cache(&self, identity: &Identity) -> anyhow::Result<Option<ReferenceCache>> {
         let has_reference = self.preference.options(None).is_some_and(|options| options.has_reference());
         let Some(cache) = self.cache.cache().filter(|_| has_reference) else { return Ok(None) };
-        let Some(program) = program_hash() else { return Ok(None) };
-        let mut parts = vec![("program", program), ("quantisation", serde_json::to_string(&self.base)?)];
-        for name in OF_THE_BASE {
-            parts.push((name, identity.get(name).map(ToString::to_string).unwrap_or_default()));
-        }
+        let Some(mut parts) = of_the_base(self, identity)? else { return Ok(None) };
         let adapter = match self.reference_adapter() {
             Some(dir) => hash_files(&adapter_files(&adapter_folder(dir, true)?)?)?,
             None => "none".to_owned(),
@@ -42,6 +38,19 @@ impl TrainArgs {
         parts.push(("adapter", adapter));
         Ok(Some(ReferenceCache::new(cache, &parts)))
     }
+}
+
+/// All that decides what the base of a run computes; `None` if that cannot be told.
+pub fn of_the_base(
+    args: &TrainArgs,
+    identity: &Identity,
+) -> anyhow::Result<Option<Vec<(&'static str, String)>>> {
+    let Some(program) = program_hash() else { return Ok(None) };
+    let mut parts = vec![("program", program), ("quantisation", serde_json::to_string(&args.base)?)];
+    for name in OF_THE_BASE {
+        parts.push((name, identity.get(name).map(ToString::to_string).unwrap_or_default()));
+    }
+    Ok(Some(parts))
 }
 
 /// The hash of this program: another version may round in another way.

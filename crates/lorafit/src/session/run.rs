@@ -43,7 +43,8 @@ pub struct Data {
 }
 
 impl Data {
-    fn sets(&self) -> impl Iterator<Item = &Dataset> {
+    /// Both.
+    pub fn sets(&self) -> impl Iterator<Item = &Dataset> {
         [Some(&self.rows), self.held_out.as_ref()].into_iter().flatten()
     }
 }
@@ -174,6 +175,7 @@ impl<'a> Ready<'a> {
     ) -> anyhow::Result<(Summary, RunFolder)> {
         let (args, base) = (self.args, self.base);
         let cache = args.reference_cache(&self.identity)?;
+        let frozen = args.frozen_cache(&self.identity)?;
         self.options.activations.recompute = recompute;
         let base_model = self.base_model();
         let info = RunInfo {
@@ -203,7 +205,13 @@ impl<'a> Ready<'a> {
         let (training, evaluation) = (&self.data.rows, self.data.held_out.as_ref());
         let summary = train(
             &mut self.trained.as_parameters(base),
-            TrainData { training, evaluation, reference: self.reference, cache: cache.as_ref() },
+            TrainData {
+                training,
+                evaluation,
+                reference: self.reference,
+                cache: cache.as_ref(),
+                frozen: frozen.as_ref(),
+            },
             &self.options,
             Start { checkpoint, group: self.group },
             &mut run,

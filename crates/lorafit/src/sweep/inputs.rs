@@ -177,6 +177,20 @@ impl Inputs {
         self.bases.first().map_or(Device::Cpu, |(_, base)| base.model.device())
     }
 
+    /// Decides what trials leave to the data.
+    ///
+    /// # Errors
+    /// As [`TrainArgs::settle_frozen`].
+    pub fn settle(&self, trials: &mut [TrainArgs]) -> anyhow::Result<()> {
+        for (i, args) in trials.iter_mut().enumerate() {
+            let (base, data) = self.of(i);
+            let trained = Trained::fresh(args, base)?;
+            let shared = Shared { base, data, reference: self.reference(i), group: &ALONE };
+            args.settle_frozen(shared, &trained)?;
+        }
+        Ok(())
+    }
+
     /// Plans `at_once` trials at a time in `limit` bytes: each gets a policy of recomputation within its share.
     ///
     /// # Errors

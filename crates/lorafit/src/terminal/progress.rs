@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_remedy::amounts::{counted, duration, memory};
+use lorafit_remedy::amounts::{counted, duration, grouped, memory};
 use lorafit_train::{SMOOTHED_STEPS, smoothed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -197,23 +197,33 @@ impl Progress {
     /// The reference of judged replies is asked before the first step: `done` of `samples` replies are.
     pub fn reference(&mut self, done: usize, samples: usize) {
         let text = format!("asking the reference: {done} of {}", counted(samples, "reply", "replies"));
+        self.before_steps((done as u64, samples as u64), "replies that the reference is asked for", &text);
+    }
+
+    /// The frozen blocks compute the rows before the first step: `done` of about `tokens` tokens are.
+    pub fn frozen(&mut self, done: u64, tokens: u64) {
+        let text = format!("frozen blocks: {} of {} tokens", grouped(done), grouped(tokens));
+        self.before_steps((done, tokens), "tokens that the frozen blocks compute", &text);
+    }
+
+    /// What comes before the first step: so many of so many are done, `of` what for a bar, or the whole `text`.
+    fn before_steps(&mut self, (done, all): (u64, u64), of: &'static str, text: &str) {
         match &mut self.sink {
             Sink::Bar(bar) => {
-                bar.set_length(samples as u64);
-                bar.set_message("replies that the reference is asked for");
-                bar.set_position(done as u64);
+                bar.set_length(all);
+                bar.set_message(of);
+                bar.set_position(done);
             }
             Sink::Plain(plain) => {
                 let waited = plain.last_line.is_none_or(|last| last.elapsed() >= PLAIN_EVERY);
-                if waited || done == samples {
-                    plain.line(&text);
+                if waited || done == all {
+                    plain.line(text);
                 }
             }
             Sink::Json(_) | Sink::Host { .. } | Sink::Quiet => {}
         }
-        if done == samples {
-            self.started = Instant::now();
-        }
+        // The time that steps take does not begin before.
+        self.started = Instant::now();
     }
 
     /// Whether somebody watches a terminal, where more than a line may be told.

@@ -2,11 +2,12 @@
 
 use lorafit_data::{Groups, SampleRef, Samples};
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{Buffers, Model};
+use lorafit_model::{Buffers, Model, Stream};
 
 use super::reference::{ReferenceAdapter, all_of, of_reference};
 use super::step::{Computing, JudgedRows, Totals, distance, weigh, with_prompt};
 use super::{Loss, PreferenceMetrics, PreferenceOptions, Reply, Sums};
+use crate::frozen::FrozenOutputs;
 use crate::group::{ALONE, GroupError};
 use crate::stream::{Cut, MicroBatchSize, cut_groups};
 
@@ -73,7 +74,7 @@ pub fn evaluate(
     let rows = JudgedRows { groups: samples.groups(), reference: of_reference };
     let longest = samples.iter().map(|sample| sample.len()).max().unwrap_or(0);
     let reference = reference.as_mut();
-    let mut computing = Computing { model, adapter, reference, cut, buffers, group: &ALONE };
+    let mut computing = Computing { model, adapter, reference, cut, buffers, frozen: None, group: &ALONE };
     evaluate_in(&mut computing, samples, &rows, options, longest, stop).expect("a process alone loses nobody")
 }
 
@@ -128,14 +129,16 @@ fn share(
     (totals, options): (&Totals, &PreferenceOptions),
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<(f64, Sums, Vec<Reply>)> {
-    let Computing { model, adapter, cut, buffers, .. } = computing;
+    let Computing { model, adapter, cut, buffers, frozen, .. } = computing;
     let (mut loss, mut sums) = (0.0, Sums::default());
     let mut replies = vec![Reply { policy: 0.0, reference: 0.0, tokens: 0.0 }; samples.len()];
     for micro in cut_groups(samples, &rows.groups, indices, *cut, with_prompt(options)) {
         if stop() {
             return None;
         }
-        let losses = model.loss(*adapter, micro.stream(), buffers).to_vec();
+        let compute =
+            |stream: Stream<'_>, buffers: &mut Buffers| model.loss(*adapter, stream, buffers).to_vec();
+        let losses = FrozenOutputs::above(*frozen, &micro, model, buffers, compute);
         let weighed = weigh(&micro, &losses, samples, &rows.reference, totals, options);
         loss += weighed.loss;
         sums.add(&weighed.sums);

@@ -6,6 +6,7 @@ use lorafit_model::{Buffers, Model};
 
 use super::reference::{ReferenceAdapter, all_of, of_reference, reply_log_probabilities};
 use super::{Loss, Measure, Pair, PreferenceOptions, Reply, SftOver, Sums};
+use crate::frozen::FrozenOutputs;
 use crate::group::{GroupError, ProcessGroup};
 use crate::stream::{Cut, Micro};
 
@@ -175,6 +176,8 @@ pub(crate) struct Computing<'a, 'r> {
     pub(crate) reference: Option<&'a mut ReferenceAdapter<'r>>,
     pub(crate) cut: Cut,
     pub(crate) buffers: &'a mut Buffers,
+    /// What frozen blocks make of the samples, if that is kept.
+    pub(crate) frozen: Option<&'a FrozenOutputs>,
     /// Who computes the other shares.
     pub(crate) group: &'a dyn ProcessGroup,
 }
@@ -193,7 +196,7 @@ pub(crate) fn distance(
         return Ok(None);
     }
     let mismatched = mismatched(samples, indices, longest);
-    let Computing { model, adapter, reference, cut, buffers, group } = computing;
+    let Computing { model, adapter, reference, cut, buffers, group, .. } = computing;
     let each = Groups::alone(mismatched.len());
     let divided = group.divide(&mismatched, &each, &all_of(&mismatched), cut.shares());
     let own = (&mismatched, &divided[group.rank()][..]);

@@ -71,7 +71,7 @@ pub enum TrainError {
     #[error(transparent)]
     Group(#[from] GroupError),
     /// The observer ended it before its first step.
-    #[error("stopped before the first step, while the reference was asked")]
+    #[error("stopped before the first step")]
     Stopped,
 }
 

@@ -127,6 +127,7 @@ fn judged_replies_are_trained_on_as_by_one_process() {
                     evaluation: Some(&case.data),
                     reference: None,
                     cache: None,
+                    frozen: None,
                 };
                 history((&case.model, &|| case.adapter()), data, &case.options, processes)
             }
@@ -137,6 +138,7 @@ fn judged_replies_are_trained_on_as_by_one_process() {
                     evaluation: Some(&case.data),
                     reference: Some(&case.start),
                     cache: None,
+                    frozen: None,
                 };
                 history((&case.model, &|| preference_start(&case.model)), data, &case.options, processes)
             }

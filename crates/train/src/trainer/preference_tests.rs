@@ -70,6 +70,7 @@ impl Case {
             evaluation: Some(&self.data),
             reference: Some(&self.start),
             cache: None,
+            frozen: None,
         };
         train_until(dir, &self.model, data, &self.options, || start(&self.model), stop_at)
     }

@@ -45,6 +45,8 @@ pub(super) struct Case {
     pub(super) data: Dataset,
     pub(super) held_out: Dataset,
     pub(super) options: TrainOptions,
+    /// Where the outputs of frozen blocks are kept, if anywhere.
+    pub(super) frozen: Option<FrozenCache>,
 }
 
 impl Case {
@@ -74,7 +76,7 @@ impl Case {
             ..TrainOptions::plain(Duration::Epochs(3.0), 5e-3)
         };
         let (data, held_out) = (dataset(Draws(1).tree(11)), dataset(Draws(2).tree(5)));
-        Case { model, lora, weights: None, data, held_out, options }
+        Case { model, lora, weights: None, data, held_out, options, frozen: None }
     }
 
     /// The run with an adapter, and one that trains weights of the upper block and the head.
@@ -85,7 +87,7 @@ impl Case {
     }
 
     /// Trains in `dir`, from the newest checkpoint there if there is one.
-    fn train(&self, dir: &Path, observer: &mut dyn Observer) -> Result<Summary, TrainError> {
+    pub(super) fn train(&self, dir: &Path, observer: &mut dyn Observer) -> Result<Summary, TrainError> {
         self.train_among(dir, &ALONE, observer)
     }
 
@@ -122,6 +124,7 @@ impl Case {
             evaluation: Some(&self.held_out),
             reference: None,
             cache: None,
+            frozen: self.frozen.as_ref(),
         };
         if let Some(weights) = &self.weights {
             let mut model = fixture("llama").model;
@@ -192,7 +195,7 @@ pub(super) struct StopAt {
     left: Option<usize>,
     skipped: Vec<SkipRecord>,
     restarts: Vec<(u64, u64)>,
-    warnings: usize,
+    pub(super) warnings: usize,
 }
 
 impl StopAt {

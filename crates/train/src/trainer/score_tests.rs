@@ -79,8 +79,13 @@ impl Case {
 
     /// The run in a folder, from its newest checkpoint if there is one; `stop_at` ends it after so many steps.
     fn train(&self, dir: &Path, stop_at: Option<u64>) -> Adapter {
-        let data =
-            TrainData { training: &self.data, evaluation: Some(&self.data), reference: None, cache: None };
+        let data = TrainData {
+            training: &self.data,
+            evaluation: Some(&self.data),
+            reference: None,
+            cache: None,
+            frozen: None,
+        };
         train_until(dir, &self.model, data, &self.options, || self.adapter(), stop_at)
     }
 

@@ -8,7 +8,7 @@ use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters};
+use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters, Stream};
 
 use super::TrainOptions;
 use super::error::NotTaken;
@@ -17,6 +17,7 @@ use crate::best_by::BestBy;
 use crate::checkpoint::State;
 use crate::classify::{self, ClassEvaluation};
 use crate::evaluate::{Evaluation, sum_in};
+use crate::frozen::{Frozen, FrozenOutputs};
 use crate::group::{ALONE, GroupError, ProcessGroup, Reducer, Reduction};
 use crate::guard::{Culprit, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
@@ -26,7 +27,7 @@ use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
 use crate::preference::{self, PreferenceMetrics, Sums};
 use crate::restart::{steps_before, steps_through};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
+use crate::stream::{Cut, MicroBatchSize, Share, cut, cut_groups};
 
 /// What the rows of a step gave; their gradient stands in the buffers.
 pub(super) struct Computed {
@@ -117,6 +118,8 @@ pub(crate) struct Stepper<'a> {
     reducer: Reducer,
     /// Of training on judged replies.
     pub(super) judged: Option<Judged<'a>>,
+    /// What the frozen blocks make of the rows, if that is kept.
+    pub(super) frozen: Option<Frozen>,
     /// By what the best evaluation is told.
     best_by: BestBy,
     pub(super) buffers: Buffers,
@@ -140,6 +143,7 @@ impl<'a> Stepper<'a> {
             group: &ALONE,
             reducer: Reducer::default(),
             judged: None,
+            frozen: None,
             best_by: options.best_by,
             buffers: Buffers::for_training(
                 parameters.model(),
@@ -330,9 +334,12 @@ impl<'a> Stepper<'a> {
         let how = options.cut(model.config());
         let own = self.own_share(samples, &Groups::alone(samples.len()), indices, how);
         for (part, micro) in cut(samples, &own, how).enumerate() {
-            let (active, stream) = (chance.active(adapter, part), micro.stream());
-            let (buffers, gradients) = (&mut self.buffers, &mut self.gradients);
-            losses.push(model.loss_and_gradient(active, stream, objective, buffers, gradients));
+            let (active, gradients) = (chance.active(adapter, part), &mut self.gradients);
+            let frozen = self.frozen.as_ref().map(|frozen| &frozen.training);
+            let compute = |stream: Stream<'_>, buffers: &mut Buffers| {
+                model.loss_and_gradient(active, stream, objective, buffers, gradients)
+            };
+            losses.push(FrozenOutputs::above(frozen, &micro, model, &mut self.buffers, compute));
             tokens += micro.tokens() as u64;
         }
         // Not before the last micro-batch: a GPU is waited for where its values are read.
@@ -349,28 +356,31 @@ impl<'a> Stepper<'a> {
         chance: Chance,
         options: &TrainOptions,
     ) -> Result<Summed, GroupError> {
-        let Stepper { judged, buffers, gradients, group, .. } = self;
-        let group = *group;
+        let Stepper { judged, buffers, gradients, group, frozen, .. } = self;
+        let (group, frozen) = (*group, frozen.as_ref().map(|frozen| &frozen.training));
         let judged = judged.as_mut().expect("rows are judged");
         let Judged { options: preference, training: rows, reference, longest, .. } = judged;
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let how = options.cut(model.config());
         let reference = reference.as_mut();
-        let mut computing = Computing { model, adapter, reference, cut: how, buffers, group };
+        let mut computing = Computing { model, adapter, reference, cut: how, buffers, frozen, group };
         let apart = distance(&mut computing, samples, indices, *longest, preference)?;
         let totals = Totals::of(samples, rows, indices, apart.unwrap_or(0.0), preference);
         let (mut loss, mut sums, mut tokens) = (0.0, Sums::default(), 0);
         let own = group.divide(samples, &rows.groups, indices, how.shares()).swap_remove(group.rank());
         let micro_batches = cut_groups(samples, &rows.groups, &own, how, with_prompt(preference));
         for (part, micro) in micro_batches.enumerate() {
-            let (active, stream) = (chance.active(adapter, part), micro.stream());
+            let active = chance.active(adapter, part);
             let of_micro = |losses: &[f32]| {
                 let weighed = weigh(&micro, losses, samples, &rows.reference, &totals, preference);
                 loss += weighed.loss;
                 sums.add(&weighed.sums);
                 weighed.weights
             };
-            model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
+            let compute = |stream: Stream<'_>, buffers: &mut Buffers| {
+                model.loss_and_gradient_weighed(active, stream, of_micro, buffers, gradients);
+            };
+            FrozenOutputs::above(frozen, &micro, model, buffers, compute);
             tokens += micro.tokens() as u64;
         }
         let of_rows =
@@ -393,6 +403,7 @@ impl<'a> Stepper<'a> {
         let (model, adapter, group) = (parameters.model(), parameters.adapter(), self.group);
         let mut classes = None;
         let samples = &data.samples;
+        let frozen = self.frozen.as_ref().and_then(|frozen| frozen.evaluation.as_ref());
         let divided = || {
             let all: Vec<usize> = (0..samples.len()).collect();
             group.divide(samples, &Groups::alone(samples.len()), &all, cut.shares())
@@ -400,7 +411,7 @@ impl<'a> Stepper<'a> {
         let (loss, perplexity, preference, margins) = match &mut self.judged {
             None if model.config().labels.is_some() => {
                 let (divided, buffers) = (divided(), &mut self.buffers);
-                let own = (samples, &divided[group.rank()][..]);
+                let own = Share { samples, indices: &divided[group.rank()], frozen };
                 let own = classify::scores_in(model, adapter, own, cut, buffers, stop);
                 let Some(scores) = scores_of_all(group, &divided, own, model.config().outputs())? else {
                     return Ok(None);
@@ -410,7 +421,8 @@ impl<'a> Stepper<'a> {
                 (found.loss, None, None, Vec::new())
             }
             None => {
-                let own = (samples, &divided()[group.rank()][..]);
+                let divided = divided();
+                let own = Share { samples, indices: &divided[group.rank()], frozen };
                 let own = sum_in(model, adapter, own, cut, &mut self.buffers, stop).map(|sum| [sum]);
                 let Some([sum]) = group.add_up(own)? else { return Ok(None) };
                 let found = Evaluation::of(samples, sum);
@@ -419,7 +431,7 @@ impl<'a> Stepper<'a> {
             Some(Judged { options, evaluation, reference, longest, .. }) => {
                 let rows = evaluation.as_ref().expect("held-out rows are judged");
                 let (buffers, reference) = (&mut self.buffers, reference.as_mut());
-                let mut computing = Computing { model, adapter, reference, cut, buffers, group };
+                let mut computing = Computing { model, adapter, reference, cut, buffers, frozen, group };
                 let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
                 let Some(found) = found else { return Ok(None) };
                 (found.loss, None, Some(found.metrics), found.margins(&rows.groups, options))

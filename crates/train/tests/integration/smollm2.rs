@@ -142,7 +142,7 @@ fn assert_steps_equal(
         .and_then(|lock| RunFolder::create(lock, RunInfo::default()))
         .expect("a run folder");
     let mut seen = Quiet(Vec::new());
-    let data = TrainData { training: &data, evaluation: None, reference: None, cache: None };
+    let data = TrainData { training: &data, evaluation: None, reference: None, cache: None, frozen: None };
     train(parameters, data, options, Start::default(), &mut run, &mut seen).expect("trains");
 
     let curve = json(curve);

@@ -1,0 +1,116 @@
+//! `--frozen-cache`: what the blocks below `--layers` make of the rows is computed once and kept in the cache.
+
+use lorafit_data::Samples;
+use lorafit_remedy::amounts::{counted, memory};
+use lorafit_train::{FrozenCache, FrozenDtype, Identity};
+
+use crate::args::base::ComputeChoice;
+use crate::args::options::{FrozenCacheChoice, Init};
+use crate::args::train::TrainArgs;
+use crate::session::reference::of_the_base;
+use crate::session::run::{Data, Shared};
+use crate::session::trained::Trained;
+use crate::terminal::error::CliError;
+
+/// What `auto` keeps at most: half of what the cache holds before it removes what was unused for longest.
+const MOST_BYTES: u64 = 16 << 30;
+/// How many times as many tokens the frozen blocks have to compute without the cache for `auto` to use it.
+const WORTHWHILE: f64 = 1.5;
+
+impl TrainArgs {
+    /// Decides how outputs of frozen blocks are kept where that is automatic, and refuses to keep them where that cannot be; the line
+    /// that says it. The same data and settings always give the same choice.
+    ///
+    /// # Errors
+    /// A choice that has no meaning here.
+    pub fn settle_frozen(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<Option<String>> {
+        let Shared { base, data, group, .. } = shared;
+        let request = self.plan_request(shared, trained.weight_bytes(base), trained.trainable());
+        let blocks = request.frozen_blocks()?;
+        let asked = self.frozen_cache.unwrap_or(FrozenCacheChoice::Auto);
+        let obstacle = [
+            (
+                blocks == 0,
+                "no block is frozen below what is trained",
+                "train the upper blocks alone: --layers 15-",
+            ),
+            (self.cache.no_cache, "--no-cache keeps nothing", "leave out --no-cache"),
+            (
+                self.neftune_alpha.is_some(),
+                "--neftune-alpha changes what they read in every step",
+                "leave out one of them",
+            ),
+            (self.init == Init::Random, "--init random draws other weights for every seed", "leave it out"),
+            (group.size() > 1, "each of several processes computes other rows", "leave it out"),
+        ];
+        let obstacle = obstacle.into_iter().find(|(is_there, ..)| *is_there);
+        let of_products = match self.compute.on(self.common.device, self.base.quant.is_some()) {
+            ComputeChoice::F32 => FrozenDtype::F32,
+            ComputeChoice::Bf16 | ComputeChoice::Int8 => FrozenDtype::Bf16,
+        };
+        let sets = || data.sets().map(|set| &set.samples);
+        let tokens =
+            |samples: &Samples| samples.iter().map(|sample| sample.inputs().len() as f64).sum::<f64>();
+        match (asked, obstacle) {
+            (FrozenCacheChoice::Off, _) => Ok(None),
+            (FrozenCacheChoice::Auto, Some(_)) => {
+                self.frozen_cache = None;
+                Ok(None)
+            }
+            (choice, Some((_, why, hint))) => {
+                let text = format!("--frozen-cache {choice} has no meaning here: {why}");
+                Err(CliError::usage(text).hint(hint).into())
+            }
+            (FrozenCacheChoice::F32 | FrozenCacheChoice::Bf16, None) => Ok(None),
+            (FrozenCacheChoice::Auto, None) => {
+                let bytes =
+                    sets().map(|samples| FrozenCache::most_bytes(samples, request.config, of_products)).sum();
+                let passes = self.tokens_of_run(data, tokens) / sets().map(tokens).sum::<f64>();
+                let blocks = counted(blocks, "frozen block", "frozen blocks");
+                if passes < WORTHWHILE {
+                    self.frozen_cache = Some(FrozenCacheChoice::Off);
+                    return Ok(None);
+                }
+                if bytes > MOST_BYTES {
+                    self.frozen_cache = Some(FrozenCacheChoice::Off);
+                    return Ok(Some(format!(
+                        "--frozen-cache auto: off, since what the {blocks} compute would take {}",
+                        memory(bytes)
+                    )));
+                }
+                let choice = FrozenCacheChoice::of(of_products);
+                self.frozen_cache = Some(choice);
+                Ok(Some(format!(
+                    "--frozen-cache auto: {choice}; the {blocks} compute each row once instead of {passes:.1} times, and \
+                     take up to {} on disk",
+                    memory(bytes)
+                )))
+            }
+        }
+    }
+
+    /// The tokens that training and evaluations compute, by what `tokens` a data set has.
+    fn tokens_of_run(&self, data: &Data, tokens: impl Fn(&Samples) -> f64) -> f64 {
+        let options = self.loop_options();
+        let rows = options.groups(&data.rows.samples).len();
+        let steps = options.total_steps(rows);
+        let rows_of_step = options.batch_size * options.gradient_accumulation;
+        let epochs = (steps * rows_of_step as u64) as f64 / rows.max(1) as f64;
+        // Before the first step, and after the last.
+        let evaluations = 2 + options.eval_every.map_or(0, |every| steps.saturating_sub(1) / every.max(1));
+        let held_out = data.held_out.as_ref().map_or(0.0, |held_out| tokens(&held_out.samples));
+        epochs * tokens(&data.rows.samples) + evaluations as f64 * held_out
+    }
+
+    /// Where a run of this identity keeps what frozen blocks compute; `None` if nowhere.
+    pub fn frozen_cache(&self, identity: &Identity) -> anyhow::Result<Option<FrozenCache>> {
+        let dtype = match self.frozen_cache {
+            Some(FrozenCacheChoice::F32) => FrozenDtype::F32,
+            Some(FrozenCacheChoice::Bf16) => FrozenDtype::Bf16,
+            Some(FrozenCacheChoice::Off | FrozenCacheChoice::Auto) | None => return Ok(None),
+        };
+        let Some(cache) = self.cache.cache() else { return Ok(None) };
+        let Some(base) = of_the_base(self, identity)? else { return Ok(None) };
+        Ok(Some(FrozenCache::new(cache, &base, dtype)))
+    }
+}
