@@ -100,7 +100,7 @@ impl FrozenCache {
     }
 
     /// The outputs of the lowest `blocks` blocks for all samples: those that are kept, or else they are computed in `buffers`, by
-    /// micro-batches that are cut like this. `None` if it is to stop: `on_progress`, which gets the tokens that are done, says whether
+    /// micro-batches that are cut like this. `None` if it is to stop: `on_progress`, which gets the samples that are done, says whether
     /// to go on.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl FrozenCache {
         samples: &Samples,
         how: Cut,
         buffers: &mut Buffers,
-        on_progress: &mut dyn FnMut(u64) -> bool,
+        on_progress: &mut dyn FnMut(usize) -> bool,
     ) -> Result<Option<FrozenOutputs>, RunError> {
         let (model, blocks) = below;
         let mut key = self.key.clone();
@@ -142,12 +142,13 @@ impl FrozenCache {
         (samples, how): (&Samples, Cut),
         buffers: &mut Buffers,
         file: &mut LargeWriter,
-        on_progress: &mut dyn FnMut(u64) -> bool,
+        on_progress: &mut dyn FnMut(usize) -> bool,
     ) -> io::Result<bool> {
         let all: Vec<usize> = (0..samples.len()).collect();
-        let (mut rows, mut of_samples, mut extents) = (0, vec![[0; 2]; samples.len()], Vec::new());
+        let (mut rows, mut done) = (0, 0);
+        let (mut of_samples, mut extents) = (vec![[0; 2]; samples.len()], Vec::new());
         for micro in cut(samples, &all, how) {
-            if !on_progress(rows) {
+            if !on_progress(done) {
                 return Ok(false);
             }
             let outputs = model.outputs_below(blocks, micro.stream(), buffers);
@@ -160,8 +161,9 @@ impl FrozenCache {
                 of_samples[sample] = [first as u64, (extents.len() - first) as u64];
             }
             rows += micro.tokens() as u64;
+            done += micro.samples();
         }
-        on_progress(rows);
+        on_progress(done);
         let counts = [rows, extents.len() as u64];
         for number in of_samples.as_flattened().iter().chain(extents.as_flattened()).chain(&counts) {
             file.write_all(&number.to_ne_bytes())?;

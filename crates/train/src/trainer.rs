@@ -261,9 +261,9 @@ pub trait Observer {
     fn should_save(&mut self) -> bool {
         false
     }
-    /// While frozen blocks compute the rows before the first step: so many tokens of about so many are done.
-    fn on_frozen(&mut self, _done: u64, _tokens: u64) {}
-    /// The outputs of the lowest `blocks` blocks, which are frozen, are kept: those of `tokens` tokens, `known` ones of them from another run.
+    /// While frozen blocks compute all texts before the first step: so many of so many are done.
+    fn on_frozen(&mut self, _done: usize, _texts: usize) {}
+    /// The outputs of the lowest `blocks` blocks, which are frozen, are kept for `tokens` tokens; those for `known` of them were there.
     fn on_frozen_kept(&mut self, _blocks: usize, _tokens: u64, _known: u64) {}
     /// After a step that was computed and not taken.
     fn on_skip(&mut self, _record: &SkipRecord) {}
@@ -378,19 +378,18 @@ fn begin_frozen(
         return Ok(None);
     }
     let sets = [Some(data.training), data.evaluation];
-    let tokens_of =
-        |samples: &Samples| samples.iter().map(|sample| sample.inputs().len() as u64).sum::<u64>();
-    let tokens: u64 = sets.iter().flatten().map(|set| tokens_of(&set.samples)).sum();
-    let (mut done_before, mut known) = (0, 0);
+    let texts: usize = sets.iter().flatten().map(|set| set.samples.len()).sum();
+    let (mut done_before, mut tokens, mut known) = (0, 0, 0);
     let mut outputs = |set: &Dataset| {
-        let mut on_progress = |done: u64| {
-            observer.on_frozen(done_before + done, tokens);
+        let mut on_progress = |done: usize| {
+            observer.on_frozen(done_before + done, texts);
             !observer.should_stop()
         };
         let found = cache.outputs(below, &set.samples, cut, &mut stepper.buffers, &mut on_progress)?;
         let found = found.ok_or(TrainError::Stopped)?;
         let (rows, is_new) = found.rows();
-        done_before += rows;
+        done_before += set.samples.len();
+        tokens += rows;
         known += if is_new { 0 } else { rows };
         Ok::<_, TrainError>(found)
     };
@@ -403,7 +402,7 @@ fn begin_frozen(
         }
         found => found?,
     };
-    observer.on_frozen_kept(below.1, done_before, known);
+    observer.on_frozen_kept(below.1, tokens, known);
     Ok(Some(Frozen { training, evaluation }))
 }
 

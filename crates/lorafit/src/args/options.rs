@@ -152,13 +152,13 @@ pub enum Preset {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FrozenCacheChoice {
-    /// As --compute-dtype rounds them, where rows are computed more than 1.5 times and their outputs take up to 16 GiB; else off
+    /// In the precision of --compute-dtype, if rows are read more than 1.5 times and 16 GiB are enough; else off
     Auto,
-    /// As they were computed
+    /// In full precision
     F32,
     /// Rounded to 16 bits, in half the space
     Bf16,
-    /// Frozen blocks compute every row anew, in every pass
+    /// The frozen blocks compute every row in every pass
     Off,
 }
 

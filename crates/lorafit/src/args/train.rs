@@ -173,7 +173,7 @@ pub struct TrainArgs {
     /// Blocks that are trained, counted from 0, both ends included: 0-15, or 8- for 8 to the last [default: all]
     ///
     /// Nothing below the lowest block is back-propagated: training the upper half alone saves about a quarter of the
-    /// time.
+    /// time, and more with --frozen-cache.
     #[arg(long, value_name = "RANGE", help_heading = "Method")]
     #[arg(add = Facts::SHAPE.brought())]
     pub layers: Option<Layers>,
@@ -433,10 +433,10 @@ pub struct TrainArgs {
     #[arg(hide_possible_values = true, action = ArgAction::Set)]
     #[arg(add = Facts::ARITHMETIC)]
     pub no_prefix_sharing: bool,
-    /// Keep what the frozen blocks below --layers compute, in --cache-dir, so that they compute each row once [default: auto]
+    /// Keep the outputs of the frozen blocks below --layers in --cache-dir, so that each row passes them once [default: auto]
     ///
-    /// All epochs, evaluations and trials of a sweep, and later runs with the same base, rows and lowest block, read it from there.
-    /// A token takes 2 or 4 bytes times the hidden size on disk. Not with --neftune-alpha, --no-cache or several processes.
+    /// All epochs, evaluations and trials of a sweep read them from there. So do later runs with the same base, rows and lowest
+    /// trained block. A token takes 2 or 4 bytes times the hidden size. Not with --neftune-alpha, --no-cache or several processes.
     #[arg(long, value_enum, value_name = "DTYPE", help_heading = "Machine")]
     #[arg(add = Facts::ARITHMETIC)]
     pub frozen_cache: Option<FrozenCacheChoice>,

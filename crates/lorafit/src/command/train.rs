@@ -253,20 +253,18 @@ impl Observer for Watcher {
         }
     }
 
-    fn on_frozen(&mut self, done: u64, tokens: u64) {
-        let record = json!({ "done": done, "tokens": tokens });
-        if !self.progress.event("frozen", &record) {
-            self.progress.frozen(done, tokens);
+    fn on_frozen(&mut self, done: usize, texts: usize) {
+        if !self.progress.event("frozen", &json!({ "done": done, "texts": texts })) {
+            self.progress.frozen(done, texts);
         }
     }
 
     fn on_frozen_kept(&mut self, blocks: usize, tokens: u64, known: u64) {
         if !self.progress.event("frozen_kept", &json!({ "blocks": blocks, "tokens": tokens, "known": known }))
         {
-            let by = if known == tokens { "an earlier run" } else { "this run" };
+            let how = if known == tokens { "found" } else { "kept" };
             let (blocks, tokens) = (counted(blocks, "frozen block", "frozen blocks"), grouped(tokens));
-            self.progress
-                .note(&format!("outputs of the {blocks} for {tokens} tokens: kept in the cache by {by}"));
+            self.progress.note(&format!("the {blocks}: outputs for {tokens} tokens {how} in the cache"));
         }
     }
 

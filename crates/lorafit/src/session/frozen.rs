@@ -1,6 +1,7 @@
 //! `--frozen-cache`: what the blocks below `--layers` make of the rows is computed once and kept in the cache.
 
 use lorafit_data::Samples;
+use lorafit_model::Config;
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{FrozenCache, FrozenDtype, Identity};
 
@@ -44,15 +45,11 @@ impl TrainArgs {
             (group.size() > 1, "each of several processes computes other rows", "leave it out"),
         ];
         let obstacle = obstacle.into_iter().find(|(is_there, ..)| *is_there);
-        let of_products = match self.compute.on(self.common.device, self.base.quant.is_some()) {
-            ComputeChoice::F32 => FrozenDtype::F32,
-            ComputeChoice::Bf16 | ComputeChoice::Int8 => FrozenDtype::Bf16,
-        };
-        let sets = || data.sets().map(|set| &set.samples);
-        let tokens =
-            |samples: &Samples| samples.iter().map(|sample| sample.inputs().len() as f64).sum::<f64>();
         match (asked, obstacle) {
-            (FrozenCacheChoice::Off, _) => Ok(None),
+            (FrozenCacheChoice::Off, _) | (FrozenCacheChoice::F32 | FrozenCacheChoice::Bf16, None) => {
+                Ok(None)
+            }
+            (FrozenCacheChoice::Auto, None) => Ok(self.choose_frozen(blocks, request.config, data)),
             (FrozenCacheChoice::Auto, Some(_)) => {
                 self.frozen_cache = None;
                 Ok(None)
@@ -61,36 +58,38 @@ impl TrainArgs {
                 let text = format!("--frozen-cache {choice} has no meaning here: {why}");
                 Err(CliError::usage(text).hint(hint).into())
             }
-            (FrozenCacheChoice::F32 | FrozenCacheChoice::Bf16, None) => Ok(None),
-            (FrozenCacheChoice::Auto, None) => {
-                let bytes =
-                    sets().map(|samples| FrozenCache::most_bytes(samples, request.config, of_products)).sum();
-                let passes = self.tokens_of_run(data, tokens) / sets().map(tokens).sum::<f64>();
-                let blocks = counted(blocks, "frozen block", "frozen blocks");
-                if passes < WORTHWHILE {
-                    self.frozen_cache = Some(FrozenCacheChoice::Off);
-                    return Ok(None);
-                }
-                if bytes > MOST_BYTES {
-                    self.frozen_cache = Some(FrozenCacheChoice::Off);
-                    return Ok(Some(format!(
-                        "--frozen-cache auto: off, since what the {blocks} compute would take {}",
-                        memory(bytes)
-                    )));
-                }
-                let choice = FrozenCacheChoice::of(of_products);
-                self.frozen_cache = Some(choice);
-                Ok(Some(format!(
-                    "--frozen-cache auto: {choice}; the {blocks} compute each row once instead of {passes:.1} times, and \
-                     take up to {} on disk",
-                    memory(bytes)
-                )))
-            }
         }
     }
 
-    /// The tokens that training and evaluations compute, by what `tokens` a data set has.
-    fn tokens_of_run(&self, data: &Data, tokens: impl Fn(&Samples) -> f64) -> f64 {
+    /// What `auto` is where outputs of so many blocks can be kept, and the line that says it.
+    fn choose_frozen(&mut self, blocks: usize, config: &Config, data: &Data) -> Option<String> {
+        let dtype = match self.compute.on(self.common.device, self.base.quant.is_some()) {
+            ComputeChoice::F32 => FrozenDtype::F32,
+            ComputeChoice::Bf16 | ComputeChoice::Int8 => FrozenDtype::Bf16,
+        };
+        let sets = || data.sets().map(|set| &set.samples);
+        let bytes = sets().map(|samples| FrozenCache::most_bytes(samples, config, dtype)).sum();
+        let passes = self.tokens_of_run(data) / sets().map(tokens_of).sum::<f64>();
+        let blocks = counted(blocks, "frozen block", "frozen blocks");
+        let (choice, line) = if passes < WORTHWHILE {
+            (FrozenCacheChoice::Off, None)
+        } else if bytes > MOST_BYTES {
+            let line = format!("off, since the outputs of the {blocks} would take {} on disk", memory(bytes));
+            (FrozenCacheChoice::Off, Some(line))
+        } else {
+            let choice = FrozenCacheChoice::of(dtype);
+            let line = format!(
+                "{choice}; each row passes the {blocks} once instead of {passes:.1} times, and their outputs take up to {} on disk",
+                memory(bytes)
+            );
+            (choice, Some(line))
+        };
+        self.frozen_cache = Some(choice);
+        line.map(|line| format!("--frozen-cache auto: {line}"))
+    }
+
+    /// The tokens that training and evaluations compute.
+    fn tokens_of_run(&self, data: &Data) -> f64 {
         let options = self.loop_options();
         let rows = options.groups(&data.rows.samples).len();
         let steps = options.total_steps(rows);
@@ -98,8 +97,8 @@ impl TrainArgs {
         let epochs = (steps * rows_of_step as u64) as f64 / rows.max(1) as f64;
         // Before the first step, and after the last.
         let evaluations = 2 + options.eval_every.map_or(0, |every| steps.saturating_sub(1) / every.max(1));
-        let held_out = data.held_out.as_ref().map_or(0.0, |held_out| tokens(&held_out.samples));
-        epochs * tokens(&data.rows.samples) + evaluations as f64 * held_out
+        let held_out = data.held_out.as_ref().map_or(0.0, |held_out| tokens_of(&held_out.samples));
+        epochs * tokens_of(&data.rows.samples) + evaluations as f64 * held_out
     }
 
     /// Where a run of this identity keeps what frozen blocks compute; `None` if nowhere.
@@ -113,4 +112,9 @@ impl TrainArgs {
         let Some(base) = of_the_base(self, identity)? else { return Ok(None) };
         Ok(Some(FrozenCache::new(cache, &base, dtype)))
     }
+}
+
+/// The tokens that one pass over samples computes, at most.
+fn tokens_of(samples: &Samples) -> f64 {
+    samples.iter().map(|sample| sample.inputs().len() as f64).sum()
 }

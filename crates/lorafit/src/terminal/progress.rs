@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lorafit_remedy::amounts::{counted, duration, grouped, memory};
+use lorafit_remedy::amounts::{counted, duration, memory};
 use lorafit_train::{SMOOTHED_STEPS, smoothed};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -200,10 +200,10 @@ impl Progress {
         self.before_steps((done as u64, samples as u64), "replies that the reference is asked for", &text);
     }
 
-    /// The frozen blocks compute the rows before the first step: `done` of about `tokens` tokens are.
-    pub fn frozen(&mut self, done: u64, tokens: u64) {
-        let text = format!("frozen blocks: {} of {} tokens", grouped(done), grouped(tokens));
-        self.before_steps((done, tokens), "tokens that the frozen blocks compute", &text);
+    /// The frozen blocks compute all texts before the first step: `done` of `texts` are.
+    pub fn frozen(&mut self, done: usize, texts: usize) {
+        let text = format!("frozen blocks: {done} of {}", counted(texts, "text", "texts"));
+        self.before_steps((done as u64, texts as u64), "texts that the frozen blocks compute", &text);
     }
 
     /// What comes before the first step: so many of so many are done, `of` what for a bar, or the whole `text`.

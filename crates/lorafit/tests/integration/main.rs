@@ -11,6 +11,7 @@ mod endings;
 mod export;
 mod first_use;
 mod flags;
+mod frozen;
 mod full;
 mod hints;
 mod hostile;

@@ -212,6 +212,9 @@ class TrainFlags(TypedDict, total=False):
     no_prefix_sharing: bool | None
     """Compute every row by itself, even where rows of a batch begin with the same tokens"""
 
+    frozen_cache: Literal["auto", "f32", "bf16", "off"] | None
+    """Keep the outputs of the frozen blocks below --layers in --cache-dir, so that each row passes them once [default: auto]"""
+
     checkpoint_every: str | float | PathLike[str] | Sequence[str | float] | None
     """How often to save a checkpoint: a number of steps (50) or a time (90s, 10m, 2h); 0: only at the end and on a signal"""
 

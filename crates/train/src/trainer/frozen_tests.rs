@@ -4,11 +4,12 @@ use std::fs;
 
 use lorafit_data::Cache;
 use lorafit_kernels::Device;
+use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{Buffers, Stream};
 use tempfile::TempDir;
 
 use super::resume_tests::{Case, StopAt, assert_same, content};
-use super::tests::{Draws, fixture};
+use super::tests::{Draws, fixture, train_until};
 use super::*;
 use crate::frozen::{FrozenDtype, FrozenOutputs};
 use crate::stream::cut;
@@ -180,5 +181,29 @@ fn a_cache_that_fails_ends_no_run() {
     assert_eq!(observer.warnings, 6, "one for each step after it");
     for (found, expected) in losses(dir.path()).iter().zip(&expected) {
         assert!((found / expected - 1.0).abs() < 1e-5, "{found} for {expected}");
+    }
+}
+
+/// Judged replies too; the reference computes all blocks.
+#[test]
+fn preferences_over_kept_outputs_are_those_without() {
+    for name in ["dpo", "kto", "orpo"] {
+        let case = preference_tests::Case::named(name);
+        let lora =
+            LoraConfig { layers: Some(vec![1]), ..LoraConfig::new("all-linear".parse().expect("targets")) };
+        let start = || Adapter::init(case.model.config(), &lora, 7, Device::Cpu).expect("fits");
+        let run = |frozen: Option<&FrozenCache>| {
+            let dir = TempDir::new().expect("a folder");
+            let (training, evaluation) = (&case.data, Some(&case.data));
+            let data = TrainData { training, evaluation, reference: None, cache: None, frozen };
+            train_until(dir.path(), &case.model, data, &case.options, start, None);
+            losses(dir.path())
+        };
+        let (expected, folder) = (run(None), TempDir::new().expect("a folder"));
+        let found = run(Some(&cache(folder.path(), FrozenDtype::F32)));
+        assert_eq!((found.len(), fs::read_dir(folder.path()).expect("lists").count()), (expected.len(), 1));
+        for (found, expected) in found.iter().zip(&expected) {
+            assert!((found / expected - 1.0).abs() < 1e-5, "{name}: {found} for {expected}");
+        }
     }
 }
