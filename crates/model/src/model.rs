@@ -264,8 +264,10 @@ impl Model {
     /// # Panics
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
     pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
-        self.forward(adapter.into(), stream, buffers);
-        self.head_losses(adapter, stream.targets, buffers)
+        let adapter = ActiveAdapter::from(adapter);
+        let needed = Needed::of(self, adapter, stream);
+        self.forward_to(adapter, stream, needed.rows(), buffers);
+        self.head_losses(adapter.adapter, needed.targets(stream), buffers)
     }
 
     /// The losses of targets, from the blocks' output in `buffers.hidden`.
@@ -331,16 +333,13 @@ impl Model {
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
-        self.forward(adapter, stream, buffers);
+        let needed = Needed::of(self, adapter, stream);
+        self.forward_to(adapter, stream, needed.rows(), buffers);
         let objective = objective.into();
-        let task = HeadTask {
-            targets: stream.targets,
-            tokens: stream.ids.len(),
-            objective,
-            logits: Logits::ToCompute,
-        };
+        let (targets, tokens) = (needed.targets(stream), needed.count(stream));
+        let task = HeadTask { targets, tokens, objective, logits: Logits::ToCompute };
         let losses = self.head_backward(adapter.adapter, task, buffers, gradients);
-        self.blocks_backward(adapter, stream, buffers, gradients);
+        self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
         losses
     }
 
@@ -357,25 +356,39 @@ impl Model {
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) {
-        self.forward(adapter, stream, buffers);
-        let losses = self.head_losses(adapter.adapter, stream.targets, buffers);
+        let needed = Needed::of(self, adapter, stream);
+        self.forward_to(adapter, stream, needed.rows(), buffers);
+        let losses = self.head_losses(adapter.adapter, needed.targets(stream), buffers);
         let weights = weigh(&losses.to_vec());
         assert_eq!(weights.len(), stream.targets.len(), "a weight for each target");
-        let targets = stream.targets.iter().zip(weights);
+        let targets = needed.targets(stream).iter().zip(weights);
         let targets: Vec<Target> = targets.map(|(target, weight)| Target { weight, ..*target }).collect();
         // Of a single chunk the logits are still there.
         let logits = match Chunks::new(&targets, buffers.head.rows).count() {
             1 => Logits::Computed,
             _ => Logits::ToCompute,
         };
-        let task = HeadTask { targets: &targets, tokens: stream.ids.len(), objective: 1.0.into(), logits };
+        let tokens = needed.count(stream);
+        let task = HeadTask { targets: &targets, tokens, objective: 1.0.into(), logits };
         self.head_backward(adapter.adapter, task, buffers, gradients);
-        self.blocks_backward(adapter, stream, buffers, gradients);
+        self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
     }
 
     /// Runs the blocks and leaves their output in `buffers.hidden`.
     pub(crate) fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
-        let tokens = Tokens { ids: stream.ids, positions: stream.positions, below: stream.below };
+        self.forward_to(adapter, stream, None, buffers);
+    }
+
+    /// As [`Model::forward`]; if only some rows are `needed` of the output, it has no others.
+    fn forward_to(
+        &self,
+        adapter: ActiveAdapter<'_>,
+        stream: Stream<'_>,
+        needed: Option<&[u32]>,
+        buffers: &mut Buffers,
+    ) {
+        let Stream { ids, positions, below, .. } = stream;
+        let tokens = Tokens { ids, positions, below, needed };
         let context = Context::Stream(stream.segments);
         self.run_blocks(adapter, &[], tokens, (self.blocks.len(), context), buffers);
     }
@@ -385,7 +398,8 @@ impl Model {
     /// # Panics
     /// As [`Model::loss`], and where there are not so many blocks.
     pub fn outputs_below(&self, blocks: usize, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
-        let tokens = Tokens { ids: stream.ids, positions: stream.positions, below: None };
+        let Stream { ids, positions, .. } = stream;
+        let tokens = Tokens { ids, positions, below: None, needed: None };
         let context = Context::Stream(stream.segments);
         self.run_blocks(ActiveAdapter::default(), &[], tokens, (blocks, context), buffers);
         buffers.hidden.to_vec(stream.ids.len() * self.config.hidden_size)
@@ -437,7 +451,7 @@ impl Model {
         (blocks, mut context): (usize, Context<'_>),
         buffers: &mut Buffers,
     ) {
-        let Tokens { ids, positions, below } = tokens;
+        let Tokens { ids, positions, below, needed } = tokens;
         let rows = ids.len();
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
         let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
@@ -479,8 +493,9 @@ impl Model {
                 of_rows.map(|(rows, of)| RowsAdapter { rows: rows.clone(), groups: &of.layers[i] }).collect();
             let saved = buffers.activations.for_forward(i);
             let (hidden, scratch) = (&mut buffers.hidden, &mut buffers.scratch);
-            let mut pass =
-                ForwardPass { rows, adapter, of_rows: &of_rows, hidden, kept: None, saved, scratch };
+            let needed = needed.filter(|_| i + 1 == self.blocks.len());
+            let of_rows = &of_rows;
+            let mut pass = ForwardPass { rows, adapter, of_rows, hidden, kept: None, needed, saved, scratch };
             block.forward(&mut pass, &mut context, Extent::Whole);
             buffers.activations.keep(i, rows);
         }
@@ -617,7 +632,7 @@ impl Model {
     fn blocks_backward(
         &self,
         adapter: ActiveAdapter<'_>,
-        stream: Stream<'_>,
+        (stream, needed): (Stream<'_>, Option<&[u32]>),
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) {
@@ -634,12 +649,14 @@ impl Model {
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
             let (block, adapter) = (&self.blocks[i], adapter.of_block(i));
+            let needed = needed.filter(|_| i + 1 == self.blocks.len());
             let (scratch, activations) = (&mut buffers.scratch, &mut buffers.activations);
             let (recomputed, in_shared) = (activations.is_recomputed(i), activations.is_in_shared(i));
             let mut saved = activations.for_backward(i, rows);
             if recomputed && !in_shared {
                 let (hidden, kept) = (&mut buffers.hidden, Some(StreamAt::Input));
-                let mut pass = ForwardPass { rows, adapter, of_rows: &[], hidden, kept, saved, scratch };
+                let mut pass =
+                    ForwardPass { rows, adapter, of_rows: &[], hidden, kept, needed, saved, scratch };
                 block.forward(&mut pass, &mut Context::Stream(stream.segments), Extent::Saved);
             }
             if recomputed {
@@ -647,7 +664,8 @@ impl Model {
             }
             let last = last.filter(|_| i == lowest);
             let (segments, d_normed) = (stream.segments, &mut buffers.hidden);
-            let mut pass = BackwardPass { rows, adapter, segments, saved, scratch, back, d_normed };
+            let (rows, needed) = (needed.map_or(rows, <[u32]>::len), needed.map(|needed| (needed, rows)));
+            let mut pass = BackwardPass { rows, needed, adapter, segments, saved, scratch, back, d_normed };
             block.backward(&mut pass, &mut gradients.blocks[i], last);
             buffers.activations.release(i);
         }
@@ -774,7 +792,7 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        let tokens = Tokens { ids: &ids, positions: &positions, below: None };
+        let tokens = Tokens { ids: &ids, positions: &positions, below: None, needed: None };
         self.run_blocks(adapter.into(), of_rows, tokens, (self.blocks.len(), context), buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
@@ -838,13 +856,52 @@ struct Tokens<'a> {
     ids: &'a [u32],
     positions: &'a [u32],
     below: Option<Below<'a>>,
+    /// The rows that are needed of the last block, if not all are.
+    needed: Option<&'a [u32]>,
+}
+
+/// The rows of a stream that predict something. The last block computes no others after its attention, and the head none at all.
+struct Needed(Option<(Vec<u32>, Vec<Target>)>);
+
+impl Needed {
+    /// All, where that is what there is, or where none can be left out: by the block, with dropout, whose masks are by row, and on a
+    /// GPU, where the launches that leave rows out cost more than they save unless few blocks are computed.
+    fn of(model: &Model, adapter: ActiveAdapter<'_>, stream: Stream<'_>) -> Self {
+        let by_block = model.blocks.last().is_some_and(Block::can_leave_rows);
+        if !by_block || adapter.mask.is_some() || model.device != Device::Cpu {
+            return Needed(None);
+        }
+        assert!(stream.targets.is_sorted_by_key(|target| target.row), "targets are sorted by row");
+        let (mut rows, mut targets) = (Vec::new(), Vec::with_capacity(stream.targets.len()));
+        for target in stream.targets {
+            if rows.last() != Some(&target.row) {
+                rows.push(target.row);
+            }
+            targets.push(Target { row: rows.len() as u32 - 1, ..*target });
+        }
+        Needed((!rows.is_empty() && rows.len() < stream.ids.len()).then_some((rows, targets)))
+    }
+
+    /// Of the stream, in their order.
+    fn rows(&self) -> Option<&[u32]> {
+        self.0.as_ref().map(|(rows, _)| &rows[..])
+    }
+
+    fn count(&self, stream: Stream<'_>) -> usize {
+        self.rows().map_or(stream.ids.len(), <[u32]>::len)
+    }
+
+    /// The targets by their places among them.
+    fn targets<'a>(&'a self, stream: Stream<'a>) -> &'a [Target] {
+        self.0.as_ref().map_or(stream.targets, |(_, targets)| targets)
+    }
 }
 
 /// What the head goes back from.
 struct HeadTask<'a> {
     /// What is predicted, sorted by row.
     targets: &'a [Target],
-    /// Of the stream.
+    /// Rows of the last block's output.
     tokens: usize,
     objective: Objective,
     logits: Logits,

@@ -22,6 +22,8 @@ use norm::NormStep;
 use pass::{BackwardPass, BlockAdapter, Context, Extent, ForwardPass};
 use project::ProjectStep;
 
+use crate::shape::{LinearInput, NormInput, StreamAt};
+
 /// A step of a block, with its weights.
 #[derive(Debug)]
 pub(crate) enum Step {
@@ -73,12 +75,31 @@ impl Block {
             match step {
                 Step::Norm(norm) => norm.forward(pass),
                 Step::Project(project) => project.forward(pass, only_saved),
-                Step::Attend(attend) => attend.forward(pass, context),
+                Step::Attend(attend) => {
+                    attend.forward(pass, context);
+                    pass.leave_rows();
+                }
                 Step::Gate(gate) => gate.forward(&pass.saved.wide, pass.rows, &mut pass.scratch.act),
                 Step::Add(add) => add.forward(pass),
                 Step::Again(norm) => self.norm(*norm).again(pass),
             }
         }
+    }
+
+    /// Whether what comes after attention reads of the other steps' results the stream alone, so that it can go on with some rows.
+    pub(crate) fn can_leave_rows(&self) -> bool {
+        let attend = self.steps.iter().position(|step| matches!(step, Step::Attend(_)));
+        let Some(attend) = attend else { return false };
+        self.steps[attend + 1..].iter().all(|step| match step {
+            Step::Norm(norm) => !matches!(norm.from, NormInput::Stream(StreamAt::Input)),
+            Step::Project(project) => match project.from {
+                LinearInput::Stream(at) => at != StreamAt::Input,
+                LinearInput::Normed(at) | LinearInput::Gated(at) => at > attend,
+                LinearInput::Attended => true,
+            },
+            Step::Gate(_) | Step::Add(_) => true,
+            Step::Attend(_) | Step::Again(_) => false,
+        })
     }
 
     fn norm(&self, at: usize) -> &NormStep {
@@ -123,6 +144,9 @@ impl Block {
         // A projection whose input the step below computes again on its way back.
         let mut waiting = None;
         for (i, step) in self.steps.iter().enumerate().rev() {
+            if let Step::Attend(_) = step {
+                pass.rejoin_rows();
+            }
             match (step, &mut gradients.steps[i]) {
                 (Step::Norm(norm), StepGradients::Norm(gradients)) => {
                     norm.parameter_gradients(pass, gradients)

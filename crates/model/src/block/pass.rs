@@ -99,6 +99,8 @@ pub(crate) struct ForwardPass<'a> {
     pub hidden: &'a mut Tensor,
     /// Where in `saved` the stream is, from when backward's copy of it was taken until something is added to it.
     pub kept: Option<StreamAt>,
+    /// The only rows of which the output is needed, if not all are: those behind them are left out once attention has read them.
+    pub needed: Option<&'a [u32]>,
     /// Where it leaves what backward reads.
     pub saved: &'a mut SavedBlock,
     pub scratch: &'a mut Scratch,
@@ -120,6 +122,25 @@ impl ForwardPass<'_> {
         self.kept = Some(at);
     }
 
+    /// Goes on with the rows that are needed alone: of what attention gave, and of the stream.
+    pub(super) fn leave_rows(&mut self) {
+        let Some(needed) = self.needed else { return };
+        let SavedBlock { x, wide, .. } = &mut *self.saved;
+        let (attended, normed) = (&mut wide.attended, &mut self.scratch.normed);
+        let (width, hidden_size) = (attended.len() / self.scratch.tokens, self.scratch.hidden_size);
+        elementwise::gather_rows(attended, needed, width, normed);
+        elementwise::copy(normed, needed.len() * width, attended);
+        match self.kept.take() {
+            Some(StreamAt::Input) => elementwise::gather_rows(x, needed, hidden_size, self.hidden),
+            Some(StreamAt::Middle) => unreachable!("nothing was added to the stream yet"),
+            None => {
+                elementwise::gather_rows(self.hidden, needed, hidden_size, normed);
+                elementwise::copy(normed, needed.len() * hidden_size, self.hidden);
+            }
+        }
+        self.rows = needed.len();
+    }
+
     /// Has the stream in `hidden`, for who adds to it in place.
     pub(super) fn stream_to_hidden(&mut self) {
         let kept = match self.kept.take() {
@@ -137,6 +158,8 @@ impl ForwardPass<'_> {
 #[derive(Debug)]
 pub(crate) struct BackwardPass<'a> {
     pub rows: usize,
+    /// Those that the forward pass went on with after attention, of so many, until the backward pass comes there.
+    pub needed: Option<(&'a [u32], usize)>,
     pub adapter: Option<BlockAdapter<'a>>,
     pub segments: &'a Segments,
     /// What forward left. Gate and up are overwritten by their gradients.
@@ -145,4 +168,23 @@ pub(crate) struct BackwardPass<'a> {
     pub back: &'a mut BackwardScratch,
     /// The gradient of what a norm over the stream gave, `[rows, hidden]`.
     pub d_normed: &'a mut Tensor,
+}
+
+impl BackwardPass<'_> {
+    /// Goes on with all rows, of which those that were left out have no gradient.
+    pub(super) fn rejoin_rows(&mut self) {
+        let Some((needed, rows)) = self.needed.take() else { return };
+        let (attended, back) = (&mut self.saved.wide.attended, &mut *self.back);
+        let width = attended.len() / self.scratch.tokens;
+        let spread = |values: &mut Tensor, width: usize, spread: &mut Tensor| {
+            spread.clear(rows * width);
+            elementwise::scatter_add_rows(values, needed, width, spread);
+            elementwise::copy(spread, rows * width, values);
+        };
+        // The gradient of the queries comes after it, and that of a norm's output came before.
+        spread(attended, width, &mut back.d_q);
+        spread(&mut self.scratch.normed, width, &mut back.d_q);
+        spread(&mut back.d_hidden, self.scratch.hidden_size, self.d_normed);
+        self.rows = rows;
+    }
 }

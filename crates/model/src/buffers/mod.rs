@@ -23,7 +23,8 @@ pub use shape::{ActivationDtype, ActivationPolicy, BufferShape, Recompute};
 /// What every block uses in turn, forward and backward.
 #[derive(Debug)]
 pub(crate) struct Scratch<T = Tensor> {
-    /// Width of the residual stream.
+    /// Rows of its buffers, and width of the residual stream.
+    pub tokens: usize,
     pub hidden_size: usize,
     /// Normalised input of a group of projections, `[t, hidden]`; between two of them, backward has the gradient of
     /// the attention's output here, `[t, heads, d]`.
@@ -200,6 +201,7 @@ impl<T, N> Buffers<T, N> {
         let mut values = |len: usize| allocate.activation(Part::Scratch, len);
         let positioned = if keeps_heads || block.normalises_heads() { tokens } else { 0 };
         let scratch = Scratch {
+            tokens,
             hidden_size: hidden,
             normed: values(tokens * widths.normed),
             branch: values(tokens * widths.d_branch),

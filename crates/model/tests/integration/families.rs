@@ -3,11 +3,15 @@
 
 use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, generated, tree_of};
 use lorafit_kernels::Device;
+use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets};
 use lorafit_model::export::{self, GgufModel};
 use lorafit_model::merge::Merged;
 use lorafit_model::weights::{Gguf, ModelFiles, SaveDtype, write_tensors};
-use lorafit_model::{ActivationPolicy, Buffers, Config, Model, Parameters, Stream, WeightSelection};
+use lorafit_model::{
+    ActivationDtype, ActivationPolicy, Buffers, Config, Gradients, Model, Parameters, Recompute, Stream,
+    WeightSelection,
+};
 
 const FAMILIES: [&str; 25] = [
     "mistral_window",
@@ -279,4 +283,50 @@ fn a_written_gguf_file_is_the_same_model() {
     // A pattern, a scale or a stretching that llama.cpp has otherwise.
     let expected = ["ministral", "llama_yarn", "llama_dynamic", "gemma2", "gemma3_pattern", "smollm3_window"];
     assert_eq!(refused, expected);
+}
+
+/// Rows that no target depends on are left out of the last block after its attention. With targets that weigh nothing on all rows none
+/// is, and losses and gradients are the same; so is the loss of an evaluation.
+#[test]
+fn rows_without_targets_change_nothing() {
+    let policies = [
+        ActivationPolicy::default(),
+        ActivationPolicy { recompute: Recompute::Full, ..ActivationPolicy::default() },
+        ActivationPolicy { recompute: Recompute::Blocks(1), dtype: ActivationDtype::Bf16 },
+    ];
+    for name in FAMILIES {
+        let case = Case::open(name);
+        let few = tree_of(case.model.config().vocab_size);
+        let mut all = tree_of(case.model.config().vocab_size);
+        for row in 0..all.ids.len() as u32 {
+            if all.targets.iter().all(|target| target.row != row) {
+                all.targets.push(Target { row, id: 1, weight: 0.0 });
+            }
+        }
+        all.targets.sort_by_key(|target| target.row);
+        assert!(few.targets.len() < all.targets.len());
+        for policy in policies {
+            let computed = |packed: &Packed| {
+                let (model, adapter) = (&case.model, Some(&case.adapter));
+                let (tokens, mut gradients) = (packed.ids.len(), Gradients::new(model, adapter));
+                let mut buffers = Buffers::for_training(model, adapter, &gradients, tokens, tokens, policy);
+                // Twice, so that what the first pass left in the buffers is there.
+                let (stream, buffers) = (packed.stream(), &mut buffers);
+                model.loss_and_gradient(adapter.into(), stream, 1.0, buffers, &mut gradients);
+                let losses = model.loss_and_gradient(adapter.into(), stream, 1.0, buffers, &mut gradients);
+                let evaluated = model.loss(adapter, stream, buffers).total();
+                let gradients: Vec<Vec<f32>> = gradients.tensors().map(|t| t.to_vec(t.len())).collect();
+                (losses.total(), evaluated, gradients)
+            };
+            let ((loss, evaluated, gradients), expected) = (computed(&few), computed(&all));
+            for found in [loss, evaluated] {
+                assert!((found / expected.0 - 1.0).abs() < 1e-5, "{name}: {found} for {}", expected.0);
+            }
+            // bf16 rounds what differs in the last bit of f32 to neighbours.
+            let tolerance = if policy.dtype == ActivationDtype::Bf16 { 1e-2 } else { 2e-5 };
+            for (i, (found, expected)) in gradients.iter().zip(&expected.2).enumerate() {
+                assert_close(found, expected, tolerance, &format!("{name}, {policy:?}, gradient {i}"));
+            }
+        }
+    }
 }
