@@ -267,11 +267,11 @@ impl Model {
         let adapter = ActiveAdapter::from(adapter);
         let needed = Needed::of(self, adapter, stream);
         self.forward_to(adapter, stream, needed.rows(), buffers);
-        self.head_losses(adapter.adapter, needed.targets(stream), buffers)
+        self.row_losses(adapter.adapter, needed.targets(stream), buffers)
     }
 
-    /// The losses of targets, from the blocks' output in `buffers.hidden`.
-    fn head_losses(&self, adapter: Option<&Adapter>, targets: &[Target], buffers: &mut Buffers) -> Losses {
+    /// The losses of targets whose rows are those of the blocks' output in `buffers`: after [`Model::forward`], of the stream.
+    pub fn row_losses(&self, adapter: Option<&Adapter>, targets: &[Target], buffers: &mut Buffers) -> Losses {
         let mut losses = Losses::new(self.device, targets);
         for Chunk { first, rows, targets } in Chunks::new(targets, buffers.head.rows) {
             self.logits(adapter, &rows, &buffers.hidden, &mut buffers.head);
@@ -358,7 +358,7 @@ impl Model {
     ) {
         let needed = Needed::of(self, adapter, stream);
         self.forward_to(adapter, stream, needed.rows(), buffers);
-        let losses = self.head_losses(adapter.adapter, needed.targets(stream), buffers);
+        let losses = self.row_losses(adapter.adapter, needed.targets(stream), buffers);
         let weights = weigh(&losses.to_vec());
         assert_eq!(weights.len(), stream.targets.len(), "a weight for each target");
         let targets = needed.targets(stream).iter().zip(weights);
@@ -374,8 +374,11 @@ impl Model {
         self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
     }
 
-    /// Runs the blocks and leaves their output in `buffers.hidden`.
-    pub(crate) fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
+    /// Runs the blocks and leaves their output for all rows in `buffers`, for [`Model::row_logits`] and [`Model::row_losses`].
+    ///
+    /// # Panics
+    /// As [`Model::loss`].
+    pub fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
         self.forward_to(adapter, stream, None, buffers);
     }
 
@@ -813,7 +816,7 @@ impl Model {
         self.row_logits(adapter, &rows, buffers)
     }
 
-    /// Logits of `rows` of the stream that `buffers` were last used for, with the same adapter, `[rows, vocab]`.
+    /// Logits of `rows` of the stream that [`Model::forward`] last computed in `buffers`, with the same adapter, `[rows, vocab]`.
     pub fn row_logits(&self, adapter: Option<&Adapter>, rows: &[u32], buffers: &mut Buffers) -> Vec<f32> {
         let mut logits = Vec::with_capacity(rows.len() * self.config.outputs());
         for rows in rows.chunks(buffers.head.rows) {
@@ -825,7 +828,7 @@ impl Model {
 }
 
 impl Model {
-    /// The first `rows` of the stream that `buffers` were last used for after the last norm, `[rows, hidden]`.
+    /// The first `rows` of the stream that [`Model::forward`] last computed in `buffers`, after the last norm, `[rows, hidden]`.
     pub(crate) fn normed_rows(
         &self,
         adapter: Option<&Adapter>,

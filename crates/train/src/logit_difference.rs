@@ -2,7 +2,6 @@
 
 use lorafit_data::Samples;
 use lorafit_kernels::ops::attention::Segments;
-use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, Stream};
 
@@ -69,8 +68,6 @@ fn likeliest(logits: &[f32]) -> Option<usize> {
 fn forward((model, adapter): (&Model, Option<&Adapter>), ids: &[u32], buffers: &mut Buffers) {
     let positions: Vec<u32> = (0..ids.len() as u32).collect();
     let segments = Segments::single(ids.len());
-    let targets: Vec<Target> =
-        ids.iter().skip(1).zip(&positions).map(|(&id, &row)| Target { row, id, weight: 1.0 }).collect();
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &targets, below: None };
-    model.loss(adapter, stream, buffers);
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    model.forward(adapter.into(), stream, buffers);
 }

@@ -21,8 +21,9 @@ pub fn token_scores(model: &Model, adapter: Option<&Adapter>, ids: &[u32], top: 
     let segments = Segments::single(ids.len());
     let targets: Vec<Target> =
         ids.iter().skip(1).zip(&positions).map(|(&id, &row)| Target { row, id, weight: 1.0 }).collect();
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &targets, below: None };
-    let next_token_nll = model.loss(adapter, stream, &mut buffers).to_vec();
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    model.forward(adapter.into(), stream, &mut buffers);
+    let next_token_nll = model.row_losses(adapter, &targets, &mut buffers).to_vec();
     let last = positions.last().copied();
     let logits = model.row_logits(adapter, last.as_slice(), &mut buffers);
     let mut ranked: Vec<(u32, f32)> = (0..).zip(logits).collect();
