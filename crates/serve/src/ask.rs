@@ -121,7 +121,8 @@ impl Ask {
         }
         let choosing = Arc::new(self.choosing.clone());
         let strength = self.selected.strength;
-        Ok(Answers { planned, choosing, stops: self.stops.clone(), shows_special, strength })
+        let to_each = self.answers;
+        Ok(Answers { planned, to_each, choosing, stops: self.stops.clone(), shows_special, strength })
     }
 }
 
@@ -185,12 +186,12 @@ fn choosing(site: &Site, fields: &mut Fields) -> Result<Choosing, ApiError> {
     })
 }
 
-/// Takes `top_k`; 0, and vLLM's -1, are all tokens.
+/// Takes `top_k`; 0, and vLLM's -1, are all tokens, and so is any number that is larger than there are tokens.
 fn top_k(fields: &mut Fields) -> Result<usize, ApiError> {
     let Some(value) = fields.value("top_k").filter(|value| value.as_i64() != Some(-1)) else { return Ok(0) };
-    let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
-    count.map(|count| count as usize).ok_or_else(|| {
-        let rule = "give a whole number of 1 or more; 0 or -1 turns it off";
+    let count = value.as_u64().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    count.ok_or_else(|| {
+        let rule = "give a whole number of 1 or more, or 0 or -1 to turn it off";
         fields.wrong("top_k", format!("is {}; {rule}", shown(&value)))
     })
 }

@@ -56,6 +56,8 @@ pub enum Wanted {
 pub struct Answers {
     /// Each with its prompt.
     pub planned: Vec<Planned>,
+    /// How many of them, one behind the other, have the same prompt.
+    pub to_each: usize,
     /// How tokens are chosen.
     pub choosing: Arc<Choosing>,
     /// Texts that end an answer.

@@ -1,6 +1,7 @@
 //! An answer that is being computed: from logits to a token, from tokens to text, and when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lorafit_data::{DecodeStream, Tokenizer};
@@ -25,6 +26,8 @@ pub struct Running {
     /// Whether that is because nobody wants more of it.
     pub cut: bool,
     index: usize,
+    /// Whether it is the first to its prompt: others have that from it.
+    is_first: bool,
     /// Tokens of its prompt that were computed before for another, once its prompt is computed.
     cached: Option<usize>,
     ends: &'static [u32],
@@ -39,6 +42,7 @@ pub struct Running {
     room: usize,
     strength: f64,
     arrived: Instant,
+    has_begun: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +69,8 @@ pub struct Of<'a> {
     pub outbox: &'a Outbox,
     /// When it came.
     pub arrived: Instant,
+    /// Whether an answer to it has a token.
+    pub has_begun: &'a Arc<AtomicBool>,
 }
 
 impl Running {
@@ -83,6 +89,7 @@ impl Running {
             over: false,
             cut: false,
             index,
+            is_first: index.is_multiple_of(of.answers.to_each),
             cached: None,
             ends: tokenizer.eos_ids(),
             sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
@@ -103,12 +110,14 @@ impl Running {
             room: planned.room,
             strength: of.answers.strength,
             arrived: of.arrived,
+            has_begun: Arc::clone(of.has_begun),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// The token that follows, if one does. `cached` tokens of the prompt were computed before for another.
     pub fn next(&mut self, logits: &mut [f32], cached: usize) -> Option<u32> {
+        let cached = if self.is_first { cached } else { 0 };
         if self.cached.replace(cached).is_none() {
             self.metrics.cached_tokens.add(cached as u64);
         }
@@ -176,7 +185,7 @@ impl Running {
         if self.ends.contains(&chosen.token.id) {
             return Ok(None);
         }
-        if self.tokens == 0 {
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
             self.metrics.first_token.add(self.arrived.elapsed());
         }
         self.tokens += 1;

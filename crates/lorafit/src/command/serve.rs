@@ -12,7 +12,8 @@ use lorafit_kernels::Device;
 use lorafit_model::{KvCache, Model, is_hub_id};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_serve::{
-    Guard, Limits, MOST_STRENGTH, Open, Served, Server, View, Views, wrong_adapter_name, wrong_base_name,
+    Guard, Limits, MOST_STRENGTH, Open, Opened, Served, Server, View, Views, wrong_adapter_name,
+    wrong_base_name,
 };
 use lorafit_train::available_bytes;
 use serde_json::json;
@@ -24,7 +25,7 @@ use crate::args::require;
 use crate::args::size::ByteSize;
 use crate::pages::shell::{COLOURS, FIGURES, VIEWS};
 use crate::pages::{figure, watch};
-use crate::session::base::{Base, as_trained, hold, open_base, open_to_answer, use_threads};
+use crate::session::base::{Base, OpenedAdapter, as_trained, hold, open_base, read_to_answer, use_threads};
 use crate::session::merge_inputs::{Trained, sum};
 use crate::session::tokens::{Tokens, labels_of_adapter};
 use crate::terminal::error::CliError;
@@ -138,7 +139,7 @@ impl ServeArgs {
             if let Some(rule) = wrong_adapter_name(name) {
                 return Err(CliError::usage(format!("--adapter: the name `{name}` {rule}")).hint(renamed));
             }
-            if weight.abs() > f64::from(MOST_STRENGTH) {
+            if weight.abs() > MOST_STRENGTH {
                 let text = format!(
                     "--adapter {name}={dir}:{weight}: the weight is not from -{MOST_STRENGTH} to {MOST_STRENGTH}"
                 );
@@ -429,6 +430,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
+    let name = args.base_name();
     let adapters = args
         .adapters
         .iter()
@@ -443,9 +445,12 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
             template_in_words(template_of(dir).as_deref()),
             template_in_words(used.as_deref())
         )),
-        None => open_to_answer(base, dir, factors).map_err(|error| format!("{error:#}")),
+        None => {
+            let OpenedAdapter { adapter, notes } =
+                read_to_answer(base, dir, factors).map_err(|error| format!("{error:#}"))?;
+            Ok(Opened { adapter, warnings: warnings(base, dir, &notes) })
+        }
     });
-    let name = args.base_name();
     let limits = args.limits(&base.model)?;
     let held = adapters.iter().map(|named| named.adapter.held_bytes()).sum();
     let bytes = MemoryTaken { adapters: held, cache: limits.cache_bytes };
@@ -481,7 +486,8 @@ fn open_named(
     named: &NamedAdapter,
     factors: FactorArgs,
 ) -> anyhow::Result<lorafit_serve::NamedAdapter> {
-    let adapter = open_to_answer(base, &named.adapter.dir, factors)?;
+    let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors)?;
+    let warnings = warnings(base, &named.adapter.dir, &notes);
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
         true => adapter,
@@ -492,7 +498,23 @@ fn open_named(
             weighed
         }
     };
-    Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter })
+    Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter, warnings })
+}
+
+/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine.
+fn warnings(base: &Base, dir: &Path, notes: &[String]) -> Vec<String> {
+    if !base.quiet {
+        notes.iter().for_each(|note| tell!("{note}"));
+    }
+    let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned();
+    let dir = dir.display().to_string();
+    let shown = |note: &String| {
+        let note = note.strip_prefix("warning: ").unwrap_or(note).replace(&dir, &last(&dir));
+        let note = note.replace(&base.name, &last(&base.name));
+        let word = |word: &str| if word.starts_with('/') { last(word) } else { word.to_owned() };
+        note.split(' ').map(word).collect::<Vec<_>>().join(" ")
+    };
+    notes.iter().map(shown).collect()
 }
 
 fn refused(address: IpAddr, port: u16, error: &io::Error) -> CliError {
