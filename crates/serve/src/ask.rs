@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::constrain::{Constraint, Refusal};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind, shown};
+use crate::held_calls::HeldCalls;
 use crate::models::Selected;
 use crate::queue::{Answers, Planned};
 use crate::sampler::Choosing;
@@ -43,6 +44,8 @@ pub struct Ask {
     pub most: Option<usize>,
     /// The form that an answer has to have.
     pub form: Option<Form>,
+    /// What holds calls of tools to their schemas that the model may make or not.
+    pub calls: Option<HeldCalls>,
     /// Whether the answer is sent as it comes.
     pub stream: bool,
     /// Whether a stream ends with the numbers of tokens.
@@ -93,6 +96,7 @@ impl Ask {
             stops: stops(fields)?,
             most: most_tokens(site, fields)?,
             form: form(fields)?,
+            calls: None,
             stream,
             usage,
             seed: seed(fields)?,
@@ -116,7 +120,8 @@ impl Ask {
             for _ in 0..self.answers {
                 let guide = self.form.as_ref().map(|form| begin(site, form)).transpose()?;
                 let seed = self.seed.wrapping_add(planned.len() as u64);
-                planned.push(Planned { prompt: prompt.clone(), seed, room, guide });
+                let calls = self.calls.as_ref().map(HeldCalls::again);
+                planned.push(Planned { prompt: prompt.clone(), seed, room, guide, calls });
             }
         }
         let choosing = Arc::new(self.choosing.clone());

@@ -53,6 +53,7 @@ mod error;
 mod events;
 mod fields;
 mod guard;
+mod held_calls;
 mod json;
 mod limits;
 mod metrics;

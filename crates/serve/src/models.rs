@@ -130,11 +130,11 @@ impl Models {
         match (found(before), behind.parse::<f64>()) {
             (None, _) => Err(self.unknown(name)),
             (Some(_), Err(_)) => {
-                let shown: String = behind.chars().take(LONGEST_NAME).collect();
-                Err(not_found(
-                    name,
-                    &format!(": `{shown}` is not a strength; give a number, as in {before}:0.7"),
-                ))
+                let what = match behind.chars().take(LONGEST_NAME).collect::<String>() {
+                    nothing if nothing.is_empty() => "nothing follows the colon".to_owned(),
+                    shown => format!("`{shown}` is not a strength"),
+                };
+                Err(not_found(name, &format!(": {what}; give a number, as in {before}:0.7")))
             }
             (Some((adapter, weight)), Ok(1.0)) => selected(Some(adapter), weight),
             (Some((adapter, weight)), Ok(strength)) => {

@@ -52,6 +52,7 @@ pub fn routes(site: Arc<Site>) -> Router {
         })
         .method_not_allowed_fallback(|method: Method| async move {
             let message = format!("this path does not take {method}");
+            // What it takes is known to the router alone: see `with_methods`.
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response()
         })
         .with_state(site)
@@ -62,6 +63,7 @@ pub async fn answer<F>(site: &Site, request: Request<Body>, route: impl FnOnce(R
 where
     F: Future<Output = Answer>,
 {
+    let method = request.method().clone();
     let tally = Tally::new(&site.metrics, endpoint(request.uri().path()));
     let is_open = ["/", "/health"].contains(&request.uri().path());
     let guard = &site.guard;
@@ -77,11 +79,24 @@ where
             ApiError::internal("a fault of the server ended this request").response()
         }),
     };
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response = with_methods(response, &method);
+    }
     match response.extensions_mut().remove::<Pending>() {
         // What it ends with is not known yet.
         Some(pending) => *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(tally),
         None => tally.answered(response.status().as_u16()),
     }
+    response
+}
+
+/// The error of a path that does not take a method, with those that it takes.
+fn with_methods(response: Answer, method: &Method) -> Answer {
+    let Some(allowed) = response.headers().get(header::ALLOW).cloned() else { return response };
+    let taken = String::from_utf8_lossy(allowed.as_bytes()).replace(',', " or ");
+    let message = format!("this path does not take {method}; send {taken}");
+    let mut response = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response();
+    response.headers_mut().insert(header::ALLOW, allowed);
     response
 }
 
@@ -325,7 +340,9 @@ async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
         let mut bytes = Vec::new();
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
         {
-            let frame = frame.map_err(|error| ApiError::bad(format!("the body ended early: {error}")))?;
+            let frame = frame.map_err(|_| {
+                ApiError::bad("the body ended early, or its chunks are not as HTTP has them; send all of it")
+            })?;
             let Some(data) = frame.data_ref() else { continue };
             if bytes.len() + data.len() > most {
                 return Err(too_large());

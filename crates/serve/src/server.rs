@@ -26,6 +26,7 @@ use crate::connection::Timed;
 use crate::constrain::Grammars;
 use crate::error::{ApiError, RETRY_AFTER};
 use crate::guard::Guard;
+use crate::held_calls::CallSyntax;
 use crate::limits::{HEAD_BYTES, Limits};
 use crate::metrics::Metrics;
 use crate::models::{Models, NamedAdapter, Open};
@@ -92,11 +93,13 @@ impl Server {
     pub fn new(served: Served, listener: TcpListener) -> Result<Self, ServeError> {
         let Served { name, model, tokenizer, adapters, from, guard, limits, views } = served;
         let vocabulary = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let template = tokenizer.compile_chat_template()?;
         let site = Site {
             model,
             tokenizer,
             longest_token: (0..vocabulary).map(|id| bytes_of(tokenizer, id).len()).max().unwrap_or(0),
-            template: tokenizer.compile_chat_template()?,
+            call_syntax: template.as_ref().and_then(|template| CallSyntax::of(template, tokenizer)),
+            template,
             written: Written::default(),
             grammars: Grammars::new(tokenizer, model.config().vocab_size),
             models: Models::new(name, model, adapters, from),

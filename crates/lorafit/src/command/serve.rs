@@ -430,14 +430,15 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
-    let name = args.base_name();
     let adapters = args
         .adapters
         .iter()
-        .map(|named| open_named(base, named, args.factors))
+        .map(|named| open_named(base, &name, named, args.factors))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let factors = args.factors;
     let (used, is_asked) = (template.template.clone(), args.template.template.is_some());
+    let name = args.base_name();
+    let served_name = name.clone();
     let open: Open = Box::new(move |dir| match writes_no_text(dir) {
         Some(why) => Err(why.to_owned()),
         None if !is_asked && template_of(dir) != used => Err(format!(
@@ -448,7 +449,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
         None => {
             let OpenedAdapter { adapter, notes } =
                 read_to_answer(base, dir, factors).map_err(|error| format!("{error:#}"))?;
-            Ok(Opened { adapter, warnings: warnings(base, dir, &notes) })
+            Ok(Opened { adapter, warnings: warnings(base, &served_name, dir, &notes) })
         }
     });
     let limits = args.limits(&base.model)?;
@@ -483,11 +484,12 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
 
 fn open_named(
     base: &Base,
+    served: &str,
     named: &NamedAdapter,
     factors: FactorArgs,
 ) -> anyhow::Result<lorafit_serve::NamedAdapter> {
     let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors)?;
-    let warnings = warnings(base, &named.adapter.dir, &notes);
+    let warnings = warnings(base, served, &named.adapter.dir, &notes);
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
         true => adapter,
@@ -501,8 +503,9 @@ fn open_named(
     Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter, warnings })
 }
 
-/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine.
-fn warnings(base: &Base, dir: &Path, notes: &[String]) -> Vec<String> {
+/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine, and with the
+/// base by the name that it is served by.
+fn warnings(base: &Base, served: &str, dir: &Path, notes: &[String]) -> Vec<String> {
     if !base.quiet {
         notes.iter().for_each(|note| tell!("{note}"));
     }
@@ -510,7 +513,7 @@ fn warnings(base: &Base, dir: &Path, notes: &[String]) -> Vec<String> {
     let dir = dir.display().to_string();
     let shown = |note: &String| {
         let note = note.strip_prefix("warning: ").unwrap_or(note).replace(&dir, &last(&dir));
-        let note = note.replace(&base.name, &last(&base.name));
+        let note = note.replace(&base.name, served);
         let word = |word: &str| if word.starts_with('/') { last(word) } else { word.to_owned() };
         note.split(' ').map(word).collect::<Vec<_>>().join(" ")
     };

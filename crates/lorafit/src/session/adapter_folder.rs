@@ -84,6 +84,7 @@ fn which(status: &RunStatus, dir: &Path, found: &Path) -> String {
 fn better(status: &RunStatus, dir: &Path, found: &Path) -> Option<String> {
     let best = status.best.as_ref().filter(|_| has_diverged(status))?;
     let folder = RunFolder::best_dir(dir);
-    let is_other = folder != found && folder.join("adapter_config.json").is_file();
+    let is_later = status.checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.step != best.step);
+    let is_other = is_later && folder != found && folder.join("adapter_config.json").is_file();
     is_other.then(|| format!("; its best, after step {}, is in {}", best.step, folder.display()))
 }

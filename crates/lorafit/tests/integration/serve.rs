@@ -492,11 +492,20 @@ fn what_is_to_be_known_of_an_adapter_is_told_at_the_start_by_loading_it_and_in_t
     of_another_base(&place.path().join("adapters/other"));
     stopped_run(&place.path().join("adapters/run"));
     fs::write(place.path().join("key"), "0123456789abcdef\n").expect("written");
-    let arguments = ["--model", MODEL, "--adapter", "a=adapters/other:0.7", "--adapter", "b=adapters/run"];
+    let arguments = [
+        "--model",
+        MODEL,
+        "--adapter",
+        "a=adapters/other:0.7",
+        "--adapter",
+        "b=adapters/run",
+        "--name",
+        "llm",
+    ];
     let keys = ["--adapters-from", "adapters", "--api-key-file", "key"];
     let server = serving(place.path(), &[&arguments[..], &keys].concat());
     let key = "Authorization: Bearer 0123456789abcdef\r\n";
-    let other = "other was trained over other-8b, and is used over chat_bpe: unless both are the same model, it fits badly";
+    let other = "other was trained over other-8b, and is used over llm: unless both are the same model, it fits badly";
     let run = "run was stopped after step 3 of 4: the adapter after step 2 is used, that of run/checkpoints/step-00000002";
     for (path, warning) in [("other", other), ("run", run)] {
         let (status, loaded) = server.post("/v1/adapters", key, &json!({"name": path, "path": path}));
@@ -506,7 +515,7 @@ fn what_is_to_be_known_of_an_adapter_is_told_at_the_start_by_loading_it_and_in_t
     assert_eq!(status, 200, "{listed}");
     let of =
         |name: &str| listed["data"].as_array().unwrap().iter().find(|model| model["id"] == name).unwrap();
-    for (name, warnings) in [("chat_bpe", json!([])), ("a", json!([other])), ("b", json!([run]))] {
+    for (name, warnings) in [("llm", json!([])), ("a", json!([other])), ("b", json!([run]))] {
         assert_eq!(of(name)["warnings"], warnings, "{name}");
     }
     assert_eq!(of("a")["weight"], json!(0.7));

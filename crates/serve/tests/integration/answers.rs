@@ -76,6 +76,7 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
         assert!(refused.error().contains("model"), "{refused:?}");
     }
     for (model, expected) in [
+        ("a1:", "nothing follows the colon; give a number, as in a1:0.7"),
         ("a1:abc", "`abc` is not a strength; give a number, as in a1:0.7"),
         ("tiny:0.5", "the base has no strength"),
         ("b:0.5", "lists all"),

@@ -190,6 +190,22 @@ fn bodies_that_come_in_chunks_or_when_they_are_asked_for_are_read() {
 }
 
 #[test]
+fn a_path_that_does_not_take_a_method_says_which_it_takes() {
+    let server = Running::start();
+    for (method, path, taken) in [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/models", "GET or HEAD"),
+        ("GET", "/v1/adapters/x", "DELETE"),
+    ] {
+        let refused = server.ask(method, path, &[], None);
+        let expected = format!("this path does not take {method}; send {taken}");
+        assert_eq!((refused.status, refused.error()), (405, expected));
+        let allowed = format!("allow: {}", taken.replace(" or ", ","));
+        assert!(refused.head.to_lowercase().contains(&allowed.to_lowercase()), "{}", refused.head);
+    }
+}
+
+#[test]
 fn a_wrong_number_is_shown_with_what_it_may_be() {
     let server = Running::start();
     for (value, shown) in [
