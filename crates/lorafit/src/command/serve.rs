@@ -430,6 +430,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
+    let name = args.base_name();
     let adapters = args
         .adapters
         .iter()
@@ -437,7 +438,6 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
         .collect::<anyhow::Result<Vec<_>>>()?;
     let factors = args.factors;
     let (used, is_asked) = (template.template.clone(), args.template.template.is_some());
-    let name = args.base_name();
     let served_name = name.clone();
     let open: Open = Box::new(move |dir| match writes_no_text(dir) {
         Some(why) => Err(why.to_owned()),
