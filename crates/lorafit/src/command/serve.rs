@@ -61,6 +61,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     pub runs: Option<PathBuf>,
     /// What requests call the base [default: the last part of --model]
+    ///
+    /// An adapter that was trained over a base of another name is served with a warning; where --model does not say what the base is, as
+    /// the mount point of a container, this name does.
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub name: Option<String>,
 
@@ -447,8 +450,8 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
             template_in_words(used.as_deref())
         )),
         None => {
-            let OpenedAdapter { adapter, notes } =
-                read_to_answer(base, dir, factors).map_err(|error| format!("{error:#}"))?;
+            let OpenedAdapter { adapter, notes } = read_to_answer(base, dir, factors, Some(&served_name))
+                .map_err(|error| format!("{error:#}"))?;
             Ok(Opened { adapter, warnings: warnings(base, &served_name, dir, &notes) })
         }
     });
@@ -488,7 +491,7 @@ fn open_named(
     named: &NamedAdapter,
     factors: FactorArgs,
 ) -> anyhow::Result<lorafit_serve::NamedAdapter> {
-    let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors)?;
+    let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors, Some(served))?;
     let warnings = warnings(base, served, &named.adapter.dir, &notes);
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
@@ -503,6 +506,9 @@ fn open_named(
     Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter, warnings })
 }
 
+/// Letters of a warning, at most.
+const LONGEST_WARNING: usize = 500;
+
 /// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine, and with the
 /// base by the name that it is served by.
 fn warnings(base: &Base, served: &str, dir: &Path, notes: &[String]) -> Vec<String> {
@@ -515,7 +521,12 @@ fn warnings(base: &Base, served: &str, dir: &Path, notes: &[String]) -> Vec<Stri
         let note = note.strip_prefix("warning: ").unwrap_or(note).replace(&dir, &last(&dir));
         let note = note.replace(&base.name, served);
         let word = |word: &str| if word.starts_with('/') { last(word) } else { word.to_owned() };
-        note.split(' ').map(word).collect::<Vec<_>>().join(" ")
+        let note = note.split(' ').map(word).collect::<Vec<_>>().join(" ");
+        // What an adapter calls its base may be long, and is sent with every list.
+        match note.char_indices().nth(LONGEST_WARNING) {
+            None => note,
+            Some((end, _)) => format!("{}…", &note[..end]),
+        }
     };
     notes.iter().map(shown).collect()
 }

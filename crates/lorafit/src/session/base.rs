@@ -369,22 +369,22 @@ pub struct OpenedAdapter {
 
 /// Loads an adapter for `base`, and tells what is to be told of it.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
-    let OpenedAdapter { adapter, notes } = read_adapter(base, dir)?;
+    let OpenedAdapter { adapter, notes } = read_adapter(base, dir, None)?;
     if !base.quiet {
         notes.iter().for_each(|note| tell!("{note}"));
     }
     Ok(adapter)
 }
 
-/// Loads an adapter for `base`, and tells nothing.
-fn read_adapter(base: &Base, dir: &Path) -> anyhow::Result<OpenedAdapter> {
+/// Loads an adapter for `base`, and tells nothing. `also` is another name of the base, if it has one.
+fn read_adapter(base: &Base, dir: &Path, also: Option<&str>) -> anyhow::Result<OpenedAdapter> {
     refuse_full_run("--adapter", dir)?;
     let Found { dir, note } = found_adapter(dir)?;
     let mut adapter = adapter::load_over(&dir, &base.weights, base.model.device())?;
     base.model.prepare(&mut adapter);
     let mut notes: Vec<String> = note.into_iter().collect();
     notes.extend(adapter.notes().iter().map(ToString::to_string));
-    notes.extend(other_base::note(&base.weights, &base.name, None, &dir));
+    notes.extend(other_base::note(&base.weights, &base.name, also, &dir));
     notes.extend(merged_before(&base.weights, &dir)?.map(|told| format!("{told}, and is added once more")));
     Ok(OpenedAdapter { adapter, notes })
 }
@@ -396,9 +396,14 @@ pub fn open_to_answer(base: &Base, dir: &Path, factors: FactorArgs) -> anyhow::R
     Ok(adapter)
 }
 
-/// As [`open_to_answer`], for who tells the notes in more places than one.
-pub fn read_to_answer(base: &Base, dir: &Path, factors: FactorArgs) -> anyhow::Result<OpenedAdapter> {
-    let mut opened = read_adapter(base, dir)?;
+/// As [`open_to_answer`], for who tells the notes in more places than one, and may call the base otherwise (`also`).
+pub fn read_to_answer(
+    base: &Base,
+    dir: &Path,
+    factors: FactorArgs,
+    also: Option<&str>,
+) -> anyhow::Result<OpenedAdapter> {
+    let mut opened = read_adapter(base, dir, also)?;
     hold(&mut opened.adapter, factors.adapter_dtype.into(), dir)?;
     Ok(opened)
 }

@@ -531,4 +531,21 @@ fn what_is_to_be_known_of_an_adapter_is_told_at_the_start_by_loading_it_and_in_t
     );
     // A line each for those that were loaded later.
     assert_eq!(told.matches("was trained over").count(), 2, "{told}");
+
+    // What an adapter calls its base is not sent without end.
+    of_another_base(&place.path().join("adapters/long"));
+    let config = place.path().join("adapters/long/adapter_config.json");
+    let text = fs::read_to_string(&config).expect("read").replace("other-8b", &"x".repeat(100_000));
+    fs::write(&config, text).expect("written");
+    let (status, loaded) = server.post("/v1/adapters", key, &json!({"name": "long", "path": "long"}));
+    assert!(
+        status == 200 && loaded["warnings"][0].as_str().is_some_and(|warning| warning.len() < 600),
+        "{loaded}"
+    );
+
+    // A name that says that it is the same base is believed.
+    let named = ["--model", MODEL, "--adapter", "a=adapters/other", "--name", "org/other-8b"];
+    let server = serving(place.path(), &named);
+    let (_, listed) = server.request("GET", "/v1/models/a", "", "");
+    assert_eq!((&listed["warnings"], server.noted().as_str()), (&json!([]), ""), "{listed}");
 }
