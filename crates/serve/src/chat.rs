@@ -251,7 +251,8 @@ fn held_calls(site: &Site, calls: &Calls, tools: &[Value]) -> Option<HeldCalls> 
         };
         (offered.name.clone(), arguments)
     };
-    let constraint = syntax.constraint(tools.iter().zip(offered).map(of_tool));
+    let tools: Vec<(String, Value)> = tools.iter().zip(offered).map(of_tool).collect();
+    let constraint = syntax.constraint(&tools)?;
     let guide = site.grammars.as_ref().ok()?.begin(&constraint).ok()?;
     Some(syntax.hold(guide))
 }

@@ -84,14 +84,19 @@ impl CallSyntax {
         })
     }
 
-    /// What stands behind the marker: a call of one of `tools`, each a name and the schema of its arguments.
-    pub fn constraint(&self, tools: impl Iterator<Item = (String, Value)>) -> Constraint {
-        let call = |(name, arguments): (String, Value)| CallText {
+    /// What stands behind the marker: a call of one of `tools`, each a name and the schema of its arguments. None where a name has signs
+    /// that may be written otherwise within JSON.
+    pub fn constraint(&self, tools: &[(String, Value)]) -> Option<Constraint> {
+        let is_plain = |name: &str| name.chars().all(|c| c.is_ascii_alphanumeric() || "_-.".contains(c));
+        if !tools.iter().all(|(name, _)| is_plain(name)) {
+            return None;
+        }
+        let call = |(name, arguments): &(String, Value)| CallText {
             before: format!("{}{name}{}", self.before_name, self.before_arguments),
-            arguments,
+            arguments: arguments.clone(),
             behind: self.behind.clone(),
         };
-        Constraint::Calls { calls: tools.map(call).collect(), is_list: self.is_list }
+        Some(Constraint::Calls { calls: tools.iter().map(call).collect(), is_list: self.is_list })
     }
 
     /// What holds the calls of an answer; `guide` begins behind the marker.

@@ -282,7 +282,7 @@ mod tests {
         let template = ChatTemplate::new(template, &SpecialTokens::default()).expect("a template");
         let syntax = CallSyntax::of(&template, tokenizer).expect("a form");
         let schema = json!({"type": "object", "properties": {"x": {"enum": [true]}}, "required": ["x"], "additionalProperties": false});
-        let constraint = syntax.constraint([("f".to_owned(), schema)].into_iter());
+        let constraint = syntax.constraint(&[("f".to_owned(), schema)]).expect("a plain name");
         let grammars = Grammars::new(tokenizer, tokenizer.vocab_size()).expect("grammars");
         let held = syntax.hold(grammars.begin(&constraint).expect("it can be kept"));
 

@@ -74,7 +74,7 @@ fn which(status: &RunStatus, dir: &Path, found: &Path) -> String {
     match of_checkpoint {
         Some(checkpoint) => format!("the adapter after step {}", checkpoint.step),
         None => match status.best.as_ref().filter(|_| found == RunFolder::best_dir(dir)) {
-            Some(best) => format!("its best adapter, after step {}", best.step),
+            Some(best) => format!("its best adapter (after step {})", best.step),
             None => "an adapter".to_owned(),
         },
     }
@@ -87,4 +87,123 @@ fn better(status: &RunStatus, dir: &Path, found: &Path) -> Option<String> {
     let is_later = status.checkpoint.as_ref().is_none_or(|checkpoint| checkpoint.step != best.step);
     let is_other = is_later && folder != found && folder.join("adapter_config.json").is_file();
     is_other.then(|| format!("; its best, after step {}, is in {}", best.step, folder.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    use serde_json::json;
+
+    /// A run of four steps that took `steps` of them, with adapters in `folders`; it has none of its own.
+    fn run(steps: u64, folders: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        write("config.toml", "model = \"m\"\ndata = \"rows.jsonl\"\n".to_owned());
+        write("run.json", json!({"total_steps": 4}).to_string());
+        let step = |step: u64| {
+            let record = json!({"step": step, "loss": 2.5, "grad_norm": 1.0, "learning_rate": 0.001, "tokens": 10,
+                "computed_tokens": 9, "supervised_tokens": 5, "seconds": 0.5, "tokens_per_s": 20.0, "peak_rss_bytes": 1});
+            format!("{record}\n")
+        };
+        write("metrics.jsonl", (1..=steps).map(step).collect());
+        write(
+            "evaluations.jsonl",
+            format!("{}\n", json!({"step": 1, "loss": 1.0, "best": true, "seconds": 0.1})),
+        );
+        for folder in folders {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+            fs::write(dir.path().join(folder).join("adapter_config.json"), "{}").unwrap();
+        }
+        dir
+    }
+
+    const SECOND: &str = "checkpoints/step-00000002";
+    const FOURTH: &str = "checkpoints/step-00000004";
+
+    #[test]
+    fn a_run_without_an_adapter_of_its_end_says_which_is_used_and_why() {
+        let diverged = |dir: &Path| {
+            let verdict = json!({"outcome": "diverged", "from": 3.0, "to": 9.0, "of": "held-out", "few_rows": false, "skipped": 0});
+            fs::write(dir.join("verdict.json"), verdict.to_string()).unwrap();
+        };
+        let nothing = |_: &Path| {};
+        let lost = |dir: &Path| fs::remove_file(dir.join("run.json")).unwrap();
+        let cases: [(u64, &[&str], &dyn Fn(&Path), &str, &str); 7] = [
+            (
+                3,
+                &[SECOND],
+                &nothing,
+                SECOND,
+                "was stopped after step 3 of 4: the adapter after step 2 is used",
+            ),
+            (
+                4,
+                &[SECOND],
+                &nothing,
+                SECOND,
+                "ended after step 4 of 4, but the adapter is not in its folder: the adapter after step 2",
+            ),
+            (
+                4,
+                &[FOURTH],
+                &nothing,
+                FOURTH,
+                "ended after step 4 of 4, but the adapter is not in its folder: the adapter after step 4",
+            ),
+            (
+                3,
+                &["best"],
+                &nothing,
+                "best",
+                "was stopped after step 3 of 4: its best adapter (after step 1) is used",
+            ),
+            (
+                3,
+                &[SECOND],
+                &lost,
+                SECOND,
+                "has no record of its end, and came to step 3: the adapter after step 2",
+            ),
+            (
+                4,
+                &[FOURTH, "best"],
+                &diverged,
+                FOURTH,
+                "diverged, and ended after step 4 of 4: the adapter after step 4 is used",
+            ),
+            (
+                4,
+                &["best"],
+                &diverged,
+                "best",
+                "diverged, and ended after step 4 of 4: its best adapter (after step 1) is used",
+            ),
+        ];
+        for (steps, folders, change, used, said) in cases {
+            let dir = run(steps, folders);
+            change(dir.path());
+            let found = found_adapter(dir.path()).unwrap_or_else(|error| panic!("{error}"));
+            let (note, shown) = (found.note.expect("a note"), dir.path().display());
+            assert_eq!(found.dir, dir.path().join(used), "{note}");
+            assert!(note.starts_with(&format!("{shown} {said}")), "{note}\nexpected {said}");
+            let tells_best = note.ends_with(&format!("; its best, after step 1, is in {shown}/best"));
+            assert_eq!(tells_best, said.starts_with("diverged") && used != "best", "{note}");
+        }
+        let none = run(3, &[]);
+        let error = found_adapter(none.path()).err().expect("there is no adapter").to_string();
+        assert!(error.contains("was stopped after step 3 of 4, and no adapter of it is saved"), "{error}");
+    }
+
+    #[test]
+    fn an_adapter_of_its_own_and_a_folder_that_is_no_run_need_no_note() {
+        let dir = run(4, &[SECOND]);
+        fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+        let other = tempfile::tempdir().unwrap();
+        for folder in [dir.path(), other.path(), &dir.path().join(SECOND)] {
+            let found = found_adapter(folder).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!((found.dir.as_path(), found.note), (folder, None));
+        }
+    }
 }

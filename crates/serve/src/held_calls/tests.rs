@@ -123,7 +123,9 @@ fn calls_fit_their_schemas_whatever_the_model_says_behind_the_marker() {
         [(HERMES, "<tool_call>", "\n</tool_call>"), (LIST, "<TOOLCALL>", "</TOOLCALL>")]
     {
         let syntax = syntax_of(source).expect("a form that can be held");
-        let constraint = syntax.constraint(tools.iter().cloned());
+        let constraint = syntax.constraint(&tools).expect("plain names");
+        let named = |name: &str| syntax.constraint(&[(name.to_owned(), json!({}))]).is_some();
+        assert!(named("a_b-c.7") && !named("a\"b") && !named("ä"));
         let held = syntax.hold(grammars.begin(&constraint).expect("it can be kept"));
         let mut called = std::collections::BTreeSet::new();
         // What the last token of the marker has beside it is a part of the call.
