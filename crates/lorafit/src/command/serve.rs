@@ -452,7 +452,7 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
         None => {
             let OpenedAdapter { adapter, notes } = read_to_answer(base, dir, factors, Some(&served_name))
                 .map_err(|error| format!("{error:#}"))?;
-            Ok(Opened { adapter, warnings: warnings(base, &served_name, dir, &notes) })
+            Ok(Opened { adapter, warnings: warnings(base, dir, &notes) })
         }
     });
     let limits = args.limits(&base.model)?;
@@ -492,7 +492,7 @@ fn open_named(
     factors: FactorArgs,
 ) -> anyhow::Result<lorafit_serve::NamedAdapter> {
     let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors, Some(served))?;
-    let warnings = warnings(base, served, &named.adapter.dir, &notes);
+    let warnings = warnings(base, &named.adapter.dir, &notes);
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
         true => adapter,
@@ -509,9 +509,8 @@ fn open_named(
 /// Letters of a warning, at most.
 const LONGEST_WARNING: usize = 500;
 
-/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine, and with the
-/// base by the name that it is served by.
-fn warnings(base: &Base, served: &str, dir: &Path, notes: &[String]) -> Vec<String> {
+/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine.
+fn warnings(base: &Base, dir: &Path, notes: &[String]) -> Vec<String> {
     if !base.quiet {
         notes.iter().for_each(|note| tell!("{note}"));
     }
@@ -519,7 +518,6 @@ fn warnings(base: &Base, served: &str, dir: &Path, notes: &[String]) -> Vec<Stri
     let dir = dir.display().to_string();
     let shown = |note: &String| {
         let note = note.strip_prefix("warning: ").unwrap_or(note).replace(&dir, &last(&dir));
-        let note = note.replace(&base.name, served);
         let word = |word: &str| if word.starts_with('/') { last(word) } else { word.to_owned() };
         let note = note.split(' ').map(word).collect::<Vec<_>>().join(" ");
         // What an adapter calls its base may be long, and is sent with every list.

@@ -130,7 +130,8 @@ mod tests {
         };
         let nothing = |_: &Path| {};
         let lost = |dir: &Path| fs::remove_file(dir.join("run.json")).unwrap();
-        let cases: [(u64, &[&str], &dyn Fn(&Path), &str, &str); 7] = [
+        type Case<'a> = (u64, &'a [&'a str], &'a dyn Fn(&Path), &'a str, &'a str);
+        let cases: [Case<'_>; 7] = [
             (
                 3,
                 &[SECOND],

@@ -376,7 +376,7 @@ pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
     Ok(adapter)
 }
 
-/// Loads an adapter for `base`, and tells nothing. `also` is another name of the base, if it has one.
+/// Loads an adapter for `base`, and tells nothing. `also` is what the base is called in the notes, if not by its own name.
 fn read_adapter(base: &Base, dir: &Path, also: Option<&str>) -> anyhow::Result<OpenedAdapter> {
     refuse_full_run("--adapter", dir)?;
     let Found { dir, note } = found_adapter(dir)?;
@@ -384,7 +384,8 @@ fn read_adapter(base: &Base, dir: &Path, also: Option<&str>) -> anyhow::Result<O
     base.model.prepare(&mut adapter);
     let mut notes: Vec<String> = note.into_iter().collect();
     notes.extend(adapter.notes().iter().map(ToString::to_string));
-    notes.extend(other_base::note(&base.weights, &base.name, also, &dir));
+    let (given, original) = also.map_or((&*base.name, None), |also| (also, Some(&*base.name)));
+    notes.extend(other_base::note(&base.weights, given, original, &dir));
     notes.extend(merged_before(&base.weights, &dir)?.map(|told| format!("{told}, and is added once more")));
     Ok(OpenedAdapter { adapter, notes })
 }
