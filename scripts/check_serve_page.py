@@ -49,6 +49,8 @@ ANSWERS = {
     "cut": "This answer breaks",
 }
 PARENT = "SmolLM2-135M-Instruct"
+# Of the last model.
+WARNING = "<b>cut</b> was trained over another base"
 asked = []
 stopped = threading.Event()
 
@@ -111,6 +113,7 @@ class Api(BaseHTTPRequestHandler):
             self.reply(200, html, "text/html; charset=utf-8", [("Content-Security-Policy", policy)])
         elif self.path == "/v1/models" and not self.is_refused():
             models = [{"id": name, "object": "model", "parent": None if name == PARENT else PARENT} for name in ANSWERS]
+            models[-1]["warnings"] = [WARNING]
             self.reply(200, {"object": "list", "data": models + [{"id": "broken", "object": "model"}]})
 
     def do_POST(self):
@@ -283,6 +286,10 @@ def check_first_sight(browser):
     check(chosen == list(ANSWERS)[:2], f"the first two models are chosen: {chosen}")
     hidden = "return ['strength-0', 'strength-1'].map((id) => document.getElementById(id).checkVisibility())"
     check(browser.script(hidden) == [False, True], "an adapter has a strength, the base has none")
+    told = "const told = document.getElementById('warnings'); return told.checkVisibility() ? told.textContent : ''"
+    for model, expected in (("cut", f"cut: {WARNING}."), ("pirate", "")):
+        browser.choose(1, model)
+        check(browser.script(told) == expected, f"what is to be known of {model} is told: {expected!r}")
     browser.captures("empty")
     hidden = "const hidden = [...document.querySelectorAll('[hidden]')]; hidden.forEach((part) => (part.hidden = false));"
     browser.script(hidden + "document.getElementById('parameters').open = true; window.shownForNow = hidden")

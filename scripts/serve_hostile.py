@@ -37,6 +37,8 @@ def heads(host: str, key: str) -> dict[str, bytes]:
         "a long address": ask("GET", "/" + "a" * 100_000),
         "no HTTP": b"hello\r\n\r\n",
         "another version": b"GET / HTTP/9.9\r\n\r\n",
+        "a compressed body": f"{score}Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\n\x1f\x08\x08".encode(),
+        "chunks that are compressed": f"{score}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n".encode(),
         "two lengths": f"{score}Content-Length: 2\r\nContent-Length: 3\r\n\r\n{{}}".encode(),
         "a negative length": f"{score}Content-Length: -1\r\n\r\n".encode(),
         "a body of 1 GB that never comes": f"{score}Content-Length: 1000000000\r\n\r\n".encode(),

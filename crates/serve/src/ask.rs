@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::constrain::{Constraint, Refusal};
 use crate::error::ApiError;
 use crate::fields::{Fields, kind, shown};
+use crate::held_calls::HeldCalls;
 use crate::models::Selected;
 use crate::queue::{Answers, Planned};
 use crate::sampler::Choosing;
@@ -43,6 +44,8 @@ pub struct Ask {
     pub most: Option<usize>,
     /// The form that an answer has to have.
     pub form: Option<Form>,
+    /// What holds calls of tools to their schemas that the model may make or not.
+    pub calls: Option<HeldCalls>,
     /// Whether the answer is sent as it comes.
     pub stream: bool,
     /// Whether a stream ends with the numbers of tokens.
@@ -93,6 +96,7 @@ impl Ask {
             stops: stops(fields)?,
             most: most_tokens(site, fields)?,
             form: form(fields)?,
+            calls: None,
             stream,
             usage,
             seed: seed(fields)?,
@@ -116,12 +120,14 @@ impl Ask {
             for _ in 0..self.answers {
                 let guide = self.form.as_ref().map(|form| begin(site, form)).transpose()?;
                 let seed = self.seed.wrapping_add(planned.len() as u64);
-                planned.push(Planned { prompt: prompt.clone(), seed, room, guide });
+                let calls = self.calls.as_ref().map(HeldCalls::again);
+                planned.push(Planned { prompt: prompt.clone(), seed, room, guide, calls });
             }
         }
         let choosing = Arc::new(self.choosing.clone());
         let strength = self.selected.strength;
-        Ok(Answers { planned, choosing, stops: self.stops.clone(), shows_special, strength })
+        let to_each = self.answers;
+        Ok(Answers { planned, to_each, choosing, stops: self.stops.clone(), shows_special, strength })
     }
 }
 
@@ -185,12 +191,12 @@ fn choosing(site: &Site, fields: &mut Fields) -> Result<Choosing, ApiError> {
     })
 }
 
-/// Takes `top_k`; 0, and vLLM's -1, are all tokens.
+/// Takes `top_k`; 0, and vLLM's -1, are all tokens, and so is any number that is larger than there are tokens.
 fn top_k(fields: &mut Fields) -> Result<usize, ApiError> {
     let Some(value) = fields.value("top_k").filter(|value| value.as_i64() != Some(-1)) else { return Ok(0) };
-    let count = value.as_u64().and_then(|count| u32::try_from(count).ok());
-    count.map(|count| count as usize).ok_or_else(|| {
-        let rule = "give a whole number of 1 or more; 0 or -1 turns it off";
+    let count = value.as_u64().map(|count| usize::try_from(count).unwrap_or(usize::MAX));
+    count.ok_or_else(|| {
+        let rule = "give a whole number of 1 or more, or 0 or -1 to turn it off";
         fields.wrong("top_k", format!("is {}; {rule}", shown(&value)))
     })
 }

@@ -10,6 +10,7 @@ use crate::constrain::{Checked, Constraint};
 use crate::error::ApiError;
 use crate::events::Inbox;
 use crate::fields::{Fields, kind};
+use crate::held_calls::HeldCalls;
 use crate::queue::Work;
 use crate::reply::{Calls, Kind, Reply};
 use crate::site::Site;
@@ -34,7 +35,7 @@ pub fn ask(site: &Site, body: &[u8], arrived: Instant) -> Result<(Reply, Inbox),
     let mut fields = Fields::of_body(body)?;
     let mut ask = Ask::read(site, &mut fields)?;
     ask.choosing.log_probabilities = listed(&mut fields)?;
-    let (conversation, calls) = conversation(&mut fields, &mut ask)?;
+    let (conversation, calls) = conversation(site, &mut fields, &mut ask)?;
     refuse_others(&mut fields)?;
     fields.finish(&IDLE)?;
     let text = conversation.render(site)?;
@@ -177,7 +178,7 @@ fn refuse_others(fields: &mut Fields) -> Result<(), ApiError> {
 }
 
 /// Takes `messages`, `tools` and `tool_choice`.
-fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Calls), ApiError> {
+fn conversation(site: &Site, fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Calls), ApiError> {
     let messages = messages(fields)?;
     let mut tools = tools(fields)?;
     let calls = choice(fields, &tools)?;
@@ -203,6 +204,7 @@ fn conversation(fields: &mut Fields, ask: &mut Ask) -> Result<(Conversation, Cal
     if is_held {
         ask.form = held_form(&calls, &tools);
     }
+    ask.calls = held_calls(site, &calls, &tools);
     if calls == Calls::None {
         tools.clear();
     }
@@ -232,6 +234,27 @@ fn held_form(calls: &Calls, tools: &[Value]) -> Option<Form> {
             Some(Form::of(&place(index), Constraint::JsonSchema(parameters(&tools[index]))))
         }
     }
+}
+
+/// What holds the calls of strict tools to their schemas while they are written. None where that is not possible: then calls that do not
+/// fit come back as text.
+fn held_calls(site: &Site, calls: &Calls, tools: &[Value]) -> Option<HeldCalls> {
+    let Calls::Found(offered) = calls else { return None };
+    if offered.iter().all(|tool| tool.strict.is_none()) {
+        return None;
+    }
+    let syntax = site.call_syntax.as_ref()?;
+    let of_tool = |(tool, offered): (&Value, &Offered)| {
+        let arguments = match offered.strict {
+            Some(_) => parameters(tool),
+            None => json!({"type": "object"}),
+        };
+        (offered.name.clone(), arguments)
+    };
+    let tools: Vec<(String, Value)> = tools.iter().zip(offered).map(of_tool).collect();
+    let constraint = syntax.constraint(&tools)?;
+    let guide = site.grammars.as_ref().ok()?.begin(&constraint).ok()?;
+    Some(syntax.hold(guide))
 }
 
 /// Makes references within a schema those of the same schema at `place` of a larger one.

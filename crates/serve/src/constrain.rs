@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use llguidance::api::{ParserLimits, TopLevelGrammar};
+use llguidance::api::{GrammarWithLexer, ParserLimits, TopLevelGrammar};
 use llguidance::toktrie::{ApproximateTokEnv, SimpleVob, TokEnv, TokRxInfo, TokTrie};
 use llguidance::{Matcher, ParserFactory, panic_utils};
 use lorafit_data::Tokenizer;
@@ -54,6 +54,24 @@ pub enum Constraint {
     JsonSchema(Value),
     /// A text that this regular expression describes as a whole.
     Regex(String),
+    /// One of these calls, or a list of such calls.
+    Calls {
+        /// Calls that there may be.
+        calls: Vec<CallText>,
+        /// Whether there is a list.
+        is_list: bool,
+    },
+}
+
+/// A call of a tool as it is written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CallText {
+    /// What stands before the arguments, the name of the tool with it.
+    pub before: String,
+    /// The schema of the arguments.
+    pub arguments: Value,
+    /// What closes the call; where that is not known, it ends with its arguments, and so does a list.
+    pub behind: String,
 }
 
 /// Why a constraint is refused, for the client to read.
@@ -201,6 +219,31 @@ impl Guide {
         }
     }
 
+    /// The same from its beginning: of a guide that nothing was accepted by.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        Guide {
+            matcher: self.matcher.deep_clone(),
+            allowed: self.allowed.clone(),
+            ends: self.ends.clone(),
+            is_complete: self.is_complete,
+        }
+    }
+
+    /// Whether a token may follow; what may is then known to [`Guide::mask`].
+    pub fn can_go_on(&mut self) -> bool {
+        if self.allowed.is_none() {
+            self.allowed = self.matcher.compute_mask_or_eos().ok();
+        }
+        self.allowed.as_ref().is_some_and(|allowed| !allowed.is_zero())
+    }
+
+    /// Goes on by tokens that were chosen before; says whether they may follow.
+    pub fn take(&mut self, tokens: &[u32]) -> bool {
+        self.allowed = None;
+        self.matcher.try_consume_tokens(tokens).is_ok_and(|taken| taken == tokens.len())
+    }
+
     /// Goes on by a token.
     pub fn accept(&mut self, token: u32) {
         self.allowed = None;
@@ -233,25 +276,66 @@ impl Guide {
 
 /// A constraint that is not too large, written so that all of it is kept.
 fn as_kept(constraint: &Constraint) -> Result<Constraint, String> {
-    let Constraint::JsonSchema(schema) = constraint else { return Ok(constraint.clone()) };
-    limits::check_schema(schema)?;
-    schema::prepare(schema).map(Constraint::JsonSchema)
+    let kept = |schema: &Value| {
+        limits::check_schema(schema)?;
+        schema::prepare(schema)
+    };
+    match constraint {
+        Constraint::JsonObject | Constraint::Regex(_) => Ok(constraint.clone()),
+        Constraint::JsonSchema(schema) => kept(schema).map(Constraint::JsonSchema),
+        Constraint::Calls { calls, is_list } => {
+            let call = |call: &CallText| {
+                Ok::<_, String>(CallText { arguments: kept(&call.arguments)?, ..call.clone() })
+            };
+            let calls = calls.iter().map(call).collect::<Result<_, _>>()?;
+            Ok(Constraint::Calls { calls, is_list: *is_list })
+        }
+    }
 }
 
 /// The grammar of a constraint that is kept.
 fn grammar_of(constraint: &Constraint) -> Result<TopLevelGrammar, String> {
-    let mut schema = match constraint {
+    let schema = match constraint {
+        Constraint::Calls { calls, is_list } => return Ok(grammar_of_calls(calls, *is_list)),
         Constraint::Regex(text) => {
             return Ok(TopLevelGrammar::from_regex(limits::whole_regex(text)?));
         }
         Constraint::JsonObject => json!({"type": "object"}),
         Constraint::JsonSchema(schema) => schema.clone(),
     };
-    // Its own key for how JSON is written; that of a client is unknown to JSON Schema and says nothing.
+    Ok(TopLevelGrammar::from_json_schema(with_white_space(schema)))
+}
+
+/// With the library's own key for how JSON is written; that of a client is unknown to JSON Schema and says nothing.
+fn with_white_space(mut schema: Value) -> Value {
     if let Value::Object(keys) = &mut schema {
         keys.insert("x-guidance".to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
     }
-    Ok(TopLevelGrammar::from_json_schema(schema))
+    schema
+}
+
+/// Each call is a rule, and the schema of its arguments a grammar of its own.
+fn grammar_of_calls(calls: &[CallText], is_list: bool) -> TopLevelGrammar {
+    let quoted = |text: &str| Value::from(text).to_string();
+    let optional = |text: &str| if text.is_empty() { String::new() } else { quoted(text) };
+    let names: Vec<String> = (0..calls.len()).map(|index| format!("call_{index}")).collect();
+    let is_closed = calls.iter().all(|call| !call.behind.is_empty());
+    let start = match (is_list, is_closed) {
+        (false, _) => "blank? call",
+        (true, true) => r#"blank? "[" blank? call (blank? "," blank? call)* blank? "]""#,
+        (true, false) => r#"blank? "[" blank? call"#,
+    };
+    let mut lark = format!("start: {start}\nblank: /[ \\n]{{1,8}}/\ncall: {}\n", names.join(" | "));
+    let mut arguments = Vec::with_capacity(calls.len());
+    for (index, (name, call)) in names.iter().zip(calls).enumerate() {
+        lark += &format!("{name}: {} @arguments_{index} {}\n", quoted(&call.before), optional(&call.behind));
+        let mut grammar = GrammarWithLexer::from_json_schema(with_white_space(call.arguments.clone()));
+        grammar.name = Some(format!("arguments_{index}"));
+        arguments.push(grammar);
+    }
+    let mut grammar = TopLevelGrammar::from_lark(lark);
+    grammar.grammars.extend(arguments);
+    grammar
 }
 
 /// A guide, with what its first token may be: what cannot begin is refused.

@@ -57,8 +57,6 @@ impl ApiError {
     /// Results of a model, with an adapter at `strength`, that are no numbers.
     pub fn not_numbers(strength: f64) -> Self {
         if strength.abs() > 1.0 {
-            // As short as a request would say it.
-            let strength = strength as f32;
             let rule = format!(
                 "has an adapter at {strength} times its strength, which is too large: the results are not numbers; give \
                  a smaller strength"

@@ -44,7 +44,7 @@ pub struct Ending {
     pub reason: Reason,
     /// Its tokens.
     pub tokens: usize,
-    /// Tokens of its prompt that were computed before for another.
+    /// Tokens of its prompt that were computed before for another request; 0 for an answer that is not the first to its prompt.
     pub cached: usize,
 }
 
@@ -111,6 +111,11 @@ impl Inbox {
     /// What ended the request.
     pub async fn next(&mut self) -> Result<Option<Event>, ApiError> {
         std::future::poll_fn(|context| self.poll_next(context)).await
+    }
+
+    /// What ended the request, if something did.
+    pub fn fault(&self) -> Option<&ApiError> {
+        self.fault.get()
     }
 
     /// As [`Inbox::next`].

@@ -53,6 +53,7 @@ mod error;
 mod events;
 mod fields;
 mod guard;
+mod held_calls;
 mod json;
 mod limits;
 mod metrics;
@@ -76,6 +77,6 @@ mod writing;
 
 pub use guard::{Guard, SHORTEST_KEY};
 pub use limits::Limits;
-pub use models::{MOST_STRENGTH, NamedAdapter, Open, wrong_adapter_name, wrong_base_name};
+pub use models::{MOST_STRENGTH, NamedAdapter, Open, Opened, wrong_adapter_name, wrong_base_name};
 pub use server::{ServeError, Served, Server};
 pub use views::{AnswerView, View, Views};

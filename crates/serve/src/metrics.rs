@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Upper ends of the buckets of times, in seconds.
@@ -60,6 +60,38 @@ impl Times {
     }
 }
 
+/// The status of a request whose client went away before its answer was whole. None is sent; nginx has the same number for it.
+const GONE: u16 = 499;
+
+/// A request that is counted once, whatever becomes of it.
+pub struct Tally {
+    metrics: Arc<Metrics>,
+    endpoint: &'static str,
+    status: u16,
+}
+
+/// Where the tally of an answer waits that is sent as it comes.
+pub type Pending = Arc<Mutex<Option<Tally>>>;
+
+impl Tally {
+    /// Of a request to `endpoint`, which is over when this is dropped: then its client is gone, unless it was answered.
+    pub fn new(metrics: &Arc<Metrics>, endpoint: &'static str) -> Self {
+        Tally { metrics: Arc::clone(metrics), endpoint, status: GONE }
+    }
+
+    /// It was answered with this status, or a stream that had begun ended with an error of this status.
+    pub fn answered(mut self, status: u16) {
+        self.status = status;
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        self.metrics.answered(self.endpoint, self.status);
+        self.metrics.cancelled.add(u64::from(self.status == GONE));
+    }
+}
+
 /// All of it.
 #[derive(Default)]
 pub struct Metrics {
@@ -86,7 +118,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Counts an answer of `endpoint`.
+    /// Counts an answer of `endpoint`; those that no request could be read for are of no endpoint.
     pub fn answered(&self, endpoint: &'static str, status: u16) {
         let mut answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner);
         *answered.entry((endpoint, status)).or_default() += 1;
@@ -96,7 +128,10 @@ impl Metrics {
     pub fn text(&self, waiting: usize, adapters: usize) -> String {
         let mut out = String::new();
         let name = "lorafit_requests_total";
-        let _ = writeln!(out, "# HELP {name} Requests that were answered.\n# TYPE {name} counter");
+        let _ = writeln!(
+            out,
+            "# HELP {name} Requests by the status that they ended with; 499: the client went away.\n# TYPE {name} counter"
+        );
         for ((endpoint, status), count) in &*self.answered.lock().unwrap_or_else(PoisonError::into_inner) {
             let _ = writeln!(out, "{name}{{endpoint=\"{endpoint}\",status=\"{status}\"}} {count}");
         }

@@ -21,10 +21,20 @@ pub struct NamedAdapter {
     pub weight: f64,
     /// The adapter.
     pub adapter: Adapter,
+    /// What clients should know of it, such as that it was trained over another base; a sentence each, without places of this machine.
+    pub warnings: Vec<String>,
+}
+
+/// An adapter that was opened for a client.
+pub struct Opened {
+    /// The adapter.
+    pub adapter: Adapter,
+    /// As [`NamedAdapter::warnings`].
+    pub warnings: Vec<String>,
 }
 
 /// Opens the adapter of a folder.
-pub type Open = Box<dyn Fn(&Path) -> Result<Adapter, String> + Send + Sync>;
+pub type Open = Box<dyn Fn(&Path) -> Result<Opened, String> + Send + Sync>;
 
 /// An adapter with the number that stands for it: no two adapters or strengths ever have the same.
 pub type Numbered = (u64, Arc<Adapter>);
@@ -36,7 +46,7 @@ const LONGEST_NAME: usize = 64;
 /// Letters of the base's name.
 const LONGEST_BASE_NAME: usize = 200;
 /// The strongest that an adapter may be asked for, in either direction.
-pub const MOST_STRENGTH: f32 = 100.0;
+pub const MOST_STRENGTH: f64 = 100.0;
 
 /// The base and its adapters.
 pub struct Models {
@@ -53,13 +63,14 @@ struct Inner {
     next: u64,
     adapters: Vec<Named>,
     /// Adapters at other strengths than 1, the one used last at the end.
-    strengths: VecDeque<(u64, f32, Numbered)>,
+    strengths: VecDeque<(u64, f64, Numbered)>,
 }
 
 struct Named {
     name: String,
     created: u64,
     weight: f64,
+    warnings: Vec<String>,
     adapter: Numbered,
 }
 
@@ -116,18 +127,18 @@ impl Models {
                 format!(": the base has no strength; ask for `{before}`, or for an adapter at a strength");
             return Err(not_found(name, &why));
         }
-        match (found(before), behind.parse::<f32>()) {
+        match (found(before), behind.parse::<f64>()) {
             (None, _) => Err(self.unknown(name)),
             (Some(_), Err(_)) => {
-                let shown: String = behind.chars().take(LONGEST_NAME).collect();
-                Err(not_found(
-                    name,
-                    &format!(": `{shown}` is not a strength; give a number, as in {before}:0.7"),
-                ))
+                let what = match behind.chars().take(LONGEST_NAME).collect::<String>() {
+                    nothing if nothing.is_empty() => "nothing follows the colon".to_owned(),
+                    shown => format!("`{shown}` is not a strength"),
+                };
+                Err(not_found(name, &format!(": {what}; give a number, as in {before}:0.7")))
             }
             (Some((adapter, weight)), Ok(1.0)) => selected(Some(adapter), weight),
             (Some((adapter, weight)), Ok(strength)) => {
-                selected(Some(self.at_strength(&adapter, strength)?), weight * f64::from(strength))
+                selected(Some(self.at_strength(&adapter, strength)?), product(weight, strength))
             }
         }
     }
@@ -139,8 +150,9 @@ impl Models {
     }
 
     /// An adapter whose update is multiplied by `strength`.
-    fn at_strength(&self, adapter: &Numbered, strength: f32) -> Result<Numbered, ApiError> {
-        if !strength.is_normal() || strength.abs() > MOST_STRENGTH {
+    fn at_strength(&self, adapter: &Numbered, strength: f64) -> Result<Numbered, ApiError> {
+        // Factors are multiplied in f32.
+        if !(strength as f32).is_normal() || strength.abs() > MOST_STRENGTH {
             let rule = format!(
                 "has the strength {strength}; give one from -{MOST_STRENGTH} to {MOST_STRENGTH} that is not 0, or `{}` \
                  for the base alone",
@@ -148,7 +160,7 @@ impl Models {
             );
             return Err(ApiError::field("model", rule));
         }
-        let is_it = |kept: &(u64, f32, Numbered)| kept.0 == adapter.0 && kept.1 == strength;
+        let is_it = |kept: &(u64, f64, Numbered)| kept.0 == adapter.0 && kept.1 == strength;
         let ready = self.write(|inner| {
             let at = inner.strengths.iter().position(is_it)?;
             let found = inner.strengths.remove(at)?;
@@ -160,7 +172,7 @@ impl Models {
         }
         let how =
             Combination { method: Method::Cat, density: 1.0, majority_sign: MajoritySign::Total, seed: 0 };
-        let weighted = [Weighted { adapter: &adapter.1, weight: f64::from(strength) }];
+        let weighted = [Weighted { adapter: &adapter.1, weight: strength }];
         let config = self.model.config();
         let mut weighed = combine(config, &weighted, &how)
             .and_then(|weighed| check_finite(&weighed, config).map(|()| weighed))
@@ -188,7 +200,8 @@ impl Models {
     pub fn list(&self) -> Value {
         let mut data = vec![object(&self.base, self.created, None)];
         self.read(|inner| {
-            let adapter = |a: &Named| object(&a.name, a.created, Some((self.base.as_str(), a.weight)));
+            let adapter =
+                |a: &Named| object(&a.name, a.created, Some((self.base.as_str(), a.weight, &a.warnings)));
             data.extend(inner.adapters.iter().map(adapter));
         });
         json!({"object": "list", "data": data})
@@ -201,10 +214,16 @@ impl Models {
     pub fn one(&self, name: &str) -> Result<Value, ApiError> {
         let selected = self.select(name)?;
         let list = self.list();
-        let all = list["data"].as_array().into_iter().flatten();
-        let listed = all.clone().find(|model| model["id"] == name).cloned();
-        Ok(listed
-            .unwrap_or_else(|| object(name, self.created, Some((self.base.as_str(), selected.strength)))))
+        let all = || list["data"].as_array().into_iter().flatten();
+        if let Some(listed) = all().find(|model| model["id"] == name) {
+            return Ok(listed.clone());
+        }
+        // An adapter at a strength: as the adapter, but for its name and weight.
+        let of = name.rsplit_once(':').map_or(name, |(of, _)| of);
+        let mut object = all().find(|model| model["id"] == of).cloned().ok_or_else(|| self.unknown(name))?;
+        object["id"] = name.into();
+        object["weight"] = selected.strength.into();
+        Ok(object)
     }
 
     /// Loads the adapter of a folder below the one that was given for it.
@@ -228,7 +247,7 @@ impl Models {
         if self.read(is_taken) {
             return Err(taken());
         }
-        let adapter = open(&folder).map_err(|error| {
+        let Opened { adapter, warnings } = open(&folder).map_err(|error| {
             // Nobody learns where on the server its folders are.
             let error = error.replace(&folder.display().to_string(), path);
             ApiError::field("path", format!("cannot be loaded: {error}"))
@@ -236,7 +255,7 @@ impl Models {
         self.write(|inner| match is_taken(inner) {
             true => Err(taken()),
             false => {
-                inner.add(NamedAdapter { name: name.to_owned(), weight: 1.0, adapter });
+                inner.add(NamedAdapter { name: name.to_owned(), weight: 1.0, adapter, warnings });
                 Ok(())
             }
         })
@@ -287,16 +306,28 @@ fn not_found(name: &str, why: &str) -> ApiError {
 impl Inner {
     fn add(&mut self, adapter: NamedAdapter) {
         self.next += 1;
-        let NamedAdapter { name, weight, adapter } = adapter;
+        let NamedAdapter { name, weight, adapter, warnings } = adapter;
         let adapter = (self.next, Arc::new(adapter));
-        self.adapters.push(Named { name, created: now(), weight, adapter });
+        self.adapters.push(Named { name, created: now(), weight, warnings, adapter });
     }
 }
 
-/// A model in OpenAI's list; `of` is the base of an adapter and the adapter's weight.
-fn object(id: &str, created: u64, of: Option<(&str, f64)>) -> Value {
-    let (parent, weight) = of.unzip();
-    json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent, "weight": weight})
+/// A model in OpenAI's list; `of` is the base of an adapter, the adapter's weight, and what is to be known of it.
+fn object(id: &str, created: u64, of: Option<(&str, f64, &[String])>) -> Value {
+    let (parent, weight) = (of.map(|of| of.0), of.map(|of| of.1));
+    let warnings = of.map_or(&[][..], |of| of.2);
+    json!({"id": id, "object": "model", "created": created, "owned_by": "lorafit", "parent": parent, "weight": weight,
+           "warnings": warnings})
+}
+
+/// A product of numbers that people wrote, as short as they would write it: 3 times 0.1 is 0.3. Factors are multiplied in f32, which
+/// has no more digits.
+fn product(weight: f64, strength: f64) -> f64 {
+    if weight == 1.0 || strength == 1.0 {
+        return weight * strength;
+    }
+    let product = weight * strength;
+    (product as f32).to_string().parse().unwrap_or(product)
 }
 
 fn not_for_loading() -> ApiError {
@@ -379,6 +410,19 @@ mod tests {
             assert!(wrong_adapter_name(name).is_some() && wrong_base_name(name).is_some(), "{name}");
         }
         assert!(wrong_adapter_name("a/b").is_some() && wrong_adapter_name(&long).is_some());
+    }
+
+    #[test]
+    fn strengths_are_shown_as_they_were_written() {
+        for (weight, strength, shown) in [
+            (1.0, 0.7, "0.7"),
+            (0.1, 3.0, "0.3"),
+            (0.7, 0.1, "0.07"),
+            (-2.25, -2.0, "4.5"),
+            (0.7, 1.0, "0.7"),
+        ] {
+            assert_eq!(product(weight, strength).to_string(), shown, "{weight} and {strength}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use crate::constrain::Guide;
 use crate::error::ApiError;
 use crate::events::Outbox;
+use crate::held_calls::HeldCalls;
 use crate::models::Numbered;
 use crate::sampler::Choosing;
 
@@ -56,6 +57,8 @@ pub enum Wanted {
 pub struct Answers {
     /// Each with its prompt.
     pub planned: Vec<Planned>,
+    /// How many of them, one behind the other, have the same prompt.
+    pub to_each: usize,
     /// How tokens are chosen.
     pub choosing: Arc<Choosing>,
     /// Texts that end an answer.
@@ -76,6 +79,8 @@ pub struct Planned {
     pub room: usize,
     /// The form that it has to have.
     pub guide: Option<Guide>,
+    /// What holds calls of tools in it to their schemas.
+    pub calls: Option<HeldCalls>,
 }
 
 /// The requests that wait.

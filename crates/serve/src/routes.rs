@@ -3,14 +3,14 @@
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::task::Poll;
 use std::time::Instant;
 
 use axum::Router;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{Path, State};
-use axum::http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -19,6 +19,7 @@ use crate::error::{ApiError, json_response};
 use crate::events::{Event, Inbox};
 use crate::fields::Fields;
 use crate::limits::HEAD_BYTES;
+use crate::metrics::{Pending, Tally};
 use crate::queue::State as QueueState;
 use crate::reply::Reply;
 use crate::site::Site;
@@ -51,6 +52,7 @@ pub fn routes(site: Arc<Site>) -> Router {
         })
         .method_not_allowed_fallback(|method: Method| async move {
             let message = format!("this path does not take {method}");
+            // What it takes is known to the router alone: see `with_methods`.
             ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response()
         })
         .with_state(site)
@@ -61,7 +63,8 @@ pub async fn answer<F>(site: &Site, request: Request<Body>, route: impl FnOnce(R
 where
     F: Future<Output = Answer>,
 {
-    let endpoint = endpoint(request.uri().path());
+    let method = request.method().clone();
+    let tally = Tally::new(&site.metrics, endpoint(request.uri().path()));
     let is_open = ["/", "/health"].contains(&request.uri().path());
     let guard = &site.guard;
     let checked = check_head(&request).and_then(|()| guard.check_names(request.uri(), request.headers()));
@@ -69,14 +72,31 @@ where
         true => Ok(()),
         false => guard.check_key(request.headers()),
     });
-    let response = match checked {
+    let mut response = match checked {
         Err(error) => error.response(),
         Ok(()) => without_panic(route(request)).await.unwrap_or_else(|| {
             site.metrics.panics.add(1);
             ApiError::internal("a fault of the server ended this request").response()
         }),
     };
-    site.metrics.answered(endpoint, response.status().as_u16());
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED {
+        response = with_methods(response, &method);
+    }
+    match response.extensions_mut().remove::<Pending>() {
+        // What it ends with is not known yet.
+        Some(pending) => *pending.lock().unwrap_or_else(PoisonError::into_inner) = Some(tally),
+        None => tally.answered(response.status().as_u16()),
+    }
+    response
+}
+
+/// The error of a path that does not take a method, with those that it takes.
+fn with_methods(response: Answer, method: &Method) -> Answer {
+    let Some(allowed) = response.headers().get(header::ALLOW).cloned() else { return response };
+    let taken = String::from_utf8_lossy(allowed.as_bytes()).replace(',', " or ");
+    let message = format!("this path does not take {method}; send {taken}");
+    let mut response = ApiError::new(StatusCode::METHOD_NOT_ALLOWED, message).response();
+    response.headers_mut().insert(header::ALLOW, allowed);
     response
 }
 
@@ -93,6 +113,9 @@ fn check_head(request: &Request<Body>) -> Result<(), ApiError> {
         }
     }
 }
+
+/// What requests are counted by that are to no endpoint, or that cannot be read.
+pub const NO_ENDPOINT: &str = "other";
 
 /// The endpoint of a path, of which there are few, so that nobody makes the list of metrics long.
 fn endpoint(path: &str) -> &'static str {
@@ -112,7 +135,7 @@ fn endpoint(path: &str) -> &'static str {
     let below =
         |known: &&str| known.len() > 1 && path.strip_prefix(*known).is_some_and(|rest| rest.starts_with('/'));
     let found = ALL.into_iter().find(|known| path == *known);
-    found.or_else(|| ALL.into_iter().find(below)).unwrap_or("other")
+    found.or_else(|| ALL.into_iter().find(below)).unwrap_or(NO_ENDPOINT)
 }
 
 /// What `future` comes to; `None` if it panics.
@@ -260,12 +283,14 @@ async fn answered(
 }
 
 fn streamed(stream: Stream) -> Answer {
+    let pending = stream.pending();
     let mut response = Response::new(Body::new(stream));
+    response.extensions_mut().insert(pending);
     let headers = [
         (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
         (header::CACHE_CONTROL, "no-cache"),
         // Of nginx: pieces are not to be gathered.
-        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
     for (name, value) in headers {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -301,6 +326,7 @@ async fn planned<T: Send + 'static>(
 
 /// The body of a request, within limits of size and time.
 async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
+    check_encodings(request.headers())?;
     let most = site.limits.body_bytes;
     let too_large = || {
         let message = format!("the body has more than the {most} bytes that the server takes; send less");
@@ -314,7 +340,9 @@ async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
         let mut bytes = Vec::new();
         while let Some(frame) = std::future::poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await
         {
-            let frame = frame.map_err(|error| ApiError::bad(format!("the body ended early: {error}")))?;
+            let frame = frame.map_err(|_| {
+                ApiError::bad("the body ended early, or its chunks are not as HTTP has them; send all of it")
+            })?;
             let Some(data) = frame.data_ref() else { continue };
             if bytes.len() + data.len() > most {
                 return Err(too_large());
@@ -327,6 +355,31 @@ async fn body(site: &Site, request: Request<Body>) -> Result<Bytes, ApiError> {
         let message = "the body did not come in time; send it faster";
         Err(ApiError::new(StatusCode::REQUEST_TIMEOUT, message))
     })
+}
+
+/// Refuses a body that is not sent as it is.
+fn check_encodings(headers: &HeaderMap) -> Result<(), ApiError> {
+    let other = |name: &HeaderName, plain: &str| {
+        let values = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
+        let values: Vec<_> = values.map(|value| value.trim().to_owned()).collect();
+        let is_plain = |value: &String| value.is_empty() || value.eq_ignore_ascii_case(plain);
+        let is_fine = values.len() < 2 && values.iter().all(is_plain);
+        (!is_fine).then(|| values.join(", ").chars().take(80).collect::<String>())
+    };
+    if let Some(found) = other(&header::CONTENT_ENCODING, "identity") {
+        let message = format!(
+            "the body is compressed (`Content-Encoding: {found}`), and this server reads plain JSON; send it without that header, \
+             uncompressed"
+        );
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+    }
+    match other(&header::TRANSFER_ENCODING, "chunked") {
+        None => Ok(()),
+        Some(found) => Err(ApiError::bad(format!(
+            "the body is sent with `Transfer-Encoding: {found}`, and this server takes `chunked` alone; send it so, or with \
+             `Content-Length`"
+        ))),
+    }
 }
 
 #[cfg(test)]

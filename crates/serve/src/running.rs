@@ -1,6 +1,7 @@
 //! An answer that is being computed: from logits to a token, from tokens to text, and when it ends.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lorafit_data::{DecodeStream, Tokenizer};
@@ -8,6 +9,7 @@ use lorafit_data::{DecodeStream, Tokenizer};
 use crate::constrain::Guide;
 use crate::error::ApiError;
 use crate::events::{Ending, Event, Outbox, Reason};
+use crate::held_calls::HeldCalls;
 use crate::metrics::Metrics;
 use crate::queue::{Answers, Planned};
 use crate::sampler::{Chosen, NoToken, Sampler};
@@ -25,11 +27,14 @@ pub struct Running {
     /// Whether that is because nobody wants more of it.
     pub cut: bool,
     index: usize,
+    /// Whether it is the first to its prompt: others have that from it.
+    is_first: bool,
     /// Tokens of its prompt that were computed before for another, once its prompt is computed.
     cached: Option<usize>,
     ends: &'static [u32],
     sampler: Sampler,
     guide: Option<Guide>,
+    calls: Option<HeldCalls>,
     decoder: DecodeStream<'static>,
     tokenizer: &'static Tokenizer,
     shows_special: bool,
@@ -39,6 +44,7 @@ pub struct Running {
     room: usize,
     strength: f64,
     arrived: Instant,
+    has_begun: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -65,6 +71,8 @@ pub struct Of<'a> {
     pub outbox: &'a Outbox,
     /// When it came.
     pub arrived: Instant,
+    /// Whether an answer to it has a token.
+    pub has_begun: &'a Arc<AtomicBool>,
 }
 
 impl Running {
@@ -83,10 +91,12 @@ impl Running {
             over: false,
             cut: false,
             index,
+            is_first: index.is_multiple_of(of.answers.to_each),
             cached: None,
             ends: tokenizer.eos_ids(),
             sampler: Sampler::new(Arc::clone(choosing), planned.seed, &planned.prompt),
             guide: planned.guide.take(),
+            calls: planned.calls.take(),
             decoder: tokenizer.decode_stream(!of.answers.shows_special),
             tokenizer,
             shows_special: of.answers.shows_special,
@@ -103,12 +113,14 @@ impl Running {
             room: planned.room,
             strength: of.answers.strength,
             arrived: of.arrived,
+            has_begun: Arc::clone(of.has_begun),
             metrics: Arc::clone(metrics),
         }
     }
 
     /// The token that follows, if one does. `cached` tokens of the prompt were computed before for another.
     pub fn next(&mut self, logits: &mut [f32], cached: usize) -> Option<u32> {
+        let cached = if self.is_first { cached } else { 0 };
         if self.cached.replace(cached).is_none() {
             self.metrics.cached_tokens.add(cached as u64);
         }
@@ -140,6 +152,9 @@ impl Running {
             }
         };
         let id = chosen.token.id;
+        if let Some(calls) = &mut self.calls {
+            calls.accept(id, &piece, self.tokenizer);
+        }
         if self.show(&piece, Some(chosen)) {
             self.finish(Reason::Stop);
             return None;
@@ -154,9 +169,10 @@ impl Running {
 
     /// The next token; none where the answer ends.
     fn choose(&mut self, logits: &mut [f32]) -> Result<Option<Chosen>, ApiError> {
-        let guide = &mut self.guide;
+        let of_call = self.calls.as_mut().and_then(HeldCalls::current);
+        let mut guide = self.guide.as_mut().or(of_call);
         let mut rule_out = |logits: &mut [f32]| {
-            if let Some(guide) = guide {
+            if let Some(guide) = &mut guide {
                 guide.mask(logits);
             }
         };
@@ -176,7 +192,7 @@ impl Running {
         if self.ends.contains(&chosen.token.id) {
             return Ok(None);
         }
-        if self.tokens == 0 {
+        if !self.has_begun.swap(true, Ordering::Relaxed) {
             self.metrics.first_token.add(self.arrived.elapsed());
         }
         self.tokens += 1;
@@ -243,5 +259,102 @@ impl Running {
         let Running { index, tokens, .. } = *self;
         let cached = self.cached.unwrap_or(0);
         self.outbox.send(Event::Ended(Ending { index, reason, tokens, cached }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::constrain::Grammars;
+    use crate::events::channel;
+    use crate::held_calls::CallSyntax;
+    use crate::sampler::Choosing;
+    use lorafit_data::{ChatTemplate, SpecialTokens};
+    use serde_json::json;
+
+    /// An answer is free up to the marker of a call, is held from there to the end of the call, is free again, and may end then.
+    #[test]
+    fn a_call_is_held_within_an_answer_that_is_free() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
+        let tokenizer: &'static Tokenizer =
+            Box::leak(Box::new(Tokenizer::from_folder(folder).expect("a tokenizer")));
+        let template = "{% for m in messages %}{{ m.content }}{% for c in m.tool_calls or [] %}<tool_call>{{ c.function | tojson }}</tool_call>{% endfor %}{% endfor %}";
+        let template = ChatTemplate::new(template, &SpecialTokens::default()).expect("a template");
+        let syntax = CallSyntax::of(&template, tokenizer).expect("a form");
+        let schema = json!({"type": "object", "properties": {"x": {"enum": [true]}}, "required": ["x"], "additionalProperties": false});
+        let constraint = syntax.constraint(&[("f".to_owned(), schema)]).expect("a plain name");
+        let grammars = Grammars::new(tokenizer, tokenizer.vocab_size()).expect("grammars");
+        let held = syntax.hold(grammars.begin(&constraint).expect("it can be kept"));
+
+        let choosing = Arc::new(Choosing {
+            temperature: 0.0,
+            top_p: 1.0,
+            top_k: 0,
+            min_p: 0.0,
+            frequency_penalty: 0.0,
+            presence_penalty: 0.0,
+            repetition_penalty: 1.0,
+            bias: Vec::new(),
+            log_probabilities: None,
+        });
+        let mut planned = Planned { prompt: vec![1], seed: 0, room: 500, guide: None, calls: Some(held) };
+        let answers = Answers {
+            planned: Vec::new(),
+            to_each: 1,
+            choosing,
+            stops: Vec::new(),
+            shows_special: true,
+            strength: 1.0,
+        };
+        let (outbox, mut inbox) = channel(2000);
+        let has_begun = Arc::default();
+        let of = Of {
+            request: 1,
+            answers: &answers,
+            outbox: &outbox,
+            arrived: Instant::now(),
+            has_begun: &has_begun,
+        };
+        let mut running = Running::new(&of, 0, &mut planned, tokenizer, &Arc::default());
+
+        // What the model wants: a marker, then to say something else again and again, or to end.
+        let ids = |text: &str| tokenizer.encode(text, false).expect("tokens");
+        let end = tokenizer.eos_ids()[0];
+        let mut say = |wanted: &[u32]| {
+            let mut logits = vec![0.0; tokenizer.vocab_size()];
+            (0_u8..).zip(wanted).for_each(|(place, id)| logits[*id as usize] = 100.0 - f32::from(place));
+            running.next(&mut logits, 0)
+        };
+        for id in ids("Yes <tool_call>") {
+            assert_eq!(say(&[id]), Some(id));
+        }
+        // What the call begins with is nearly as likely: blanks would never end.
+        let likely = [
+            "{\"", "\"", "name", ":", " ", "f", ",", "arg", "u", "ments", "x", "tr", "e", "}", "{", "n", "a",
+            "m", "t", "r", "s",
+        ];
+        let likely: Vec<u32> =
+            [vec![end, ids("!")[0]], likely.iter().flat_map(|text| ids(text)).collect()].concat();
+        let mut count = 0;
+        while say(&likely).is_some_and(|id| id != ids("!")[0]) {
+            count += 1;
+            assert!(count < 300);
+        }
+        drop(running);
+        drop(outbox);
+        let mut text = String::new();
+        let mut ending = None;
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        while let std::task::Poll::Ready(Ok(Some(event))) = inbox.poll_next(&mut context) {
+            match event {
+                Event::Piece { text: piece, .. } => text += &piece,
+                Event::Ended(ended) => ending = Some(ended.reason),
+                Event::Began | Event::Values { .. } => {}
+            }
+        }
+        let call = text.strip_prefix("Yes <tool_call>").expect("it is free before the call");
+        let call: serde_json::Value = serde_json::from_str(call).expect("a call, and no more");
+        assert_eq!(call, json!({"name": "f", "arguments": {"x": true}}));
+        assert_eq!(ending, Some(Reason::Stop), "the model may end behind the call");
     }
 }

@@ -26,12 +26,13 @@ use crate::connection::Timed;
 use crate::constrain::Grammars;
 use crate::error::{ApiError, RETRY_AFTER};
 use crate::guard::Guard;
+use crate::held_calls::CallSyntax;
 use crate::limits::{HEAD_BYTES, Limits};
 use crate::metrics::Metrics;
 use crate::models::{Models, NamedAdapter, Open};
 use crate::page::Page;
 use crate::queue::{Queue, State};
-use crate::routes::{answer, routes};
+use crate::routes::{NO_ENDPOINT, answer, routes};
 use crate::site::Site;
 use crate::unwritten::Written;
 use crate::views::Views;
@@ -92,11 +93,13 @@ impl Server {
     pub fn new(served: Served, listener: TcpListener) -> Result<Self, ServeError> {
         let Served { name, model, tokenizer, adapters, from, guard, limits, views } = served;
         let vocabulary = u32::try_from(tokenizer.vocab_size()).unwrap_or(u32::MAX);
+        let template = tokenizer.compile_chat_template()?;
         let site = Site {
             model,
             tokenizer,
             longest_token: (0..vocabulary).map(|id| bytes_of(tokenizer, id).len()).max().unwrap_or(0),
-            template: tokenizer.compile_chat_template()?,
+            call_syntax: template.as_ref().and_then(|template| CallSyntax::of(template, tokenizer)),
+            template,
             written: Written::default(),
             grammars: Grammars::new(tokenizer, model.config().vocab_size),
             models: Models::new(name, model, adapters, from),
@@ -177,6 +180,7 @@ async fn listen(
                 let open = Counted::new(&open);
                 if open.count() > site.limits.connections {
                     refuse(stream, site.limits.connections);
+                    site.metrics.answered(NO_ENDPOINT, StatusCode::SERVICE_UNAVAILABLE.as_u16());
                     continue;
                 }
                 tokio::spawn(serve(stream, router.clone(), Arc::clone(site), ending.clone(), open));
@@ -235,7 +239,7 @@ async fn serve(
     mut ending: watch::Receiver<()>,
     open: Counted,
 ) {
-    let limits = site.limits;
+    let (limits, metrics) = (site.limits, Arc::clone(&site.metrics));
     // Tokens are small, and are wanted at once.
     let _ = stream.set_nodelay(true);
     let service = service_fn(move |request: Request<hyper::body::Incoming>| {
@@ -257,7 +261,7 @@ async fn serve(
     let mut end = pin!(ending.changed());
     let mut is_told = false;
     // What goes wrong with a connection ends it, and nothing else.
-    let _ = std::future::poll_fn(|context| {
+    let ended = std::future::poll_fn(|context| {
         if !is_told && end.as_mut().poll(context).is_ready() {
             is_told = true;
             connection.as_mut().graceful_shutdown();
@@ -268,5 +272,18 @@ async fn serve(
         }
     })
     .await;
+    if let Some(status) = ended.err().as_ref().and_then(refused_with) {
+        metrics.answered(NO_ENDPOINT, status.as_u16());
+    }
     drop(open);
+}
+
+/// The status that a connection answers with to what is no request.
+fn refused_with(error: &hyper::Error) -> Option<StatusCode> {
+    match error {
+        error if error.is_parse_version_h2() => None,
+        error if error.is_parse_too_large() => Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+        error if error.is_parse() => Some(StatusCode::BAD_REQUEST),
+        _ => None,
+    }
 }

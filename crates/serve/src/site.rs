@@ -11,6 +11,7 @@ use crate::constrain::Grammars;
 use crate::error::ApiError;
 use crate::events::{Inbox, channel};
 use crate::guard::Guard;
+use crate::held_calls::CallSyntax;
 use crate::limits::Limits;
 use crate::metrics::Metrics;
 use crate::models::{Models, Numbered};
@@ -36,6 +37,8 @@ pub struct Site {
     pub longest_token: usize,
     /// How conversations are written, if the model says how.
     pub template: Option<ChatTemplate>,
+    /// How that template writes a call of a tool, where calls can be held to it.
+    pub call_syntax: Option<CallSyntax>,
     /// Which messages that template writes.
     pub written: Written,
     /// Forms that answers can have, or why they cannot.

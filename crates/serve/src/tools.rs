@@ -64,6 +64,11 @@ impl Offered {
     }
 }
 
+/// What begins calls, in all forms but those that no marker begins.
+pub(crate) fn markers() -> impl Iterator<Item = &'static str> {
+    MARKERS.iter().map(|(marker, _)| *marker)
+}
+
 /// An answer, parted into text and calls.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Answer {

@@ -176,11 +176,13 @@ impl Worker {
                 self.numbered += 1;
                 let request = self.numbered;
                 let mut planned = std::mem::take(&mut answers.planned);
-                let of = Of { request, answers: &answers, outbox: &outbox, arrived };
+                let has_begun = Arc::default();
+                let of = Of { request, answers: &answers, outbox: &outbox, arrived, has_begun: &has_begun };
+                let prompts = planned.iter().step_by(answers.to_each);
+                self.metrics.prompt_tokens.add(prompts.map(|planned| planned.prompt.len() as u64).sum());
                 for (index, planned) in planned.iter_mut().enumerate() {
                     let running = Running::new(&of, index, planned, self.tokenizer, &self.metrics);
                     let prompt = std::mem::take(&mut planned.prompt);
-                    self.metrics.prompt_tokens.add(prompt.len() as u64);
                     let id = self.engine.begin(prompt, adapter.clone(), planned.room);
                     self.running.insert(id, running);
                 }
@@ -195,7 +197,6 @@ impl Worker {
     fn give_up(&mut self) {
         let now = Instant::now();
         let seconds = self.limits.request_time.as_secs();
-        let metrics = &self.metrics;
         let is_over = |outbox: &Outbox, deadline: Instant| {
             if now >= deadline {
                 let message = format!(
@@ -203,7 +204,6 @@ impl Worker {
                 );
                 outbox.fail(ApiError::new(StatusCode::GATEWAY_TIMEOUT, message).code("time_limit"));
             }
-            metrics.cancelled.add(u64::from(outbox.is_unread()));
             outbox.is_over()
         };
         self.queue.retain(|job| !is_over(&job.outbox, job.deadline));
@@ -242,10 +242,8 @@ impl Worker {
             !running.over
         });
         requests.retain(|_, request| {
-            match request.left {
-                0 if request.cut => metrics.cancelled.add(u64::from(request.outbox.is_unread())),
-                0 => metrics.whole.add(request.arrived.elapsed()),
-                _ => {}
+            if request.left == 0 && !request.cut {
+                metrics.whole.add(request.arrived.elapsed());
             }
             request.left > 0
         });

@@ -2,14 +2,17 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::{Arc, PoisonError};
 use std::task::{Context, Poll};
 
 use axum::body::{Bytes, HttpBody};
+use axum::http::StatusCode;
 use hyper::body::Frame;
 use serde_json::{Map, Value, json};
 
 use crate::error::ApiError;
 use crate::events::{Ending, Event, Inbox, Reason};
+use crate::metrics::Pending;
 use crate::reply::{Calls, Kind, Reply, fresh};
 use crate::sampler::{Chosen, Scored};
 use crate::tools::{Call, CallStream, Piece, split_calls};
@@ -127,8 +130,7 @@ struct Totals {
 impl Totals {
     fn add(&mut self, ending: &Ending) {
         self.new += ending.tokens;
-        // Answers to one prompt have it from each other, which is no saving that anybody could count on.
-        self.cached = self.cached.max(ending.cached);
+        self.cached += ending.cached;
     }
 
     fn usage(&self, reply: &Reply) -> Value {
@@ -183,6 +185,7 @@ pub struct Stream {
     totals: Totals,
     ready: VecDeque<String>,
     over: bool,
+    pending: Pending,
 }
 
 /// An answer on its way.
@@ -209,14 +212,31 @@ impl Stream {
             over: false,
         };
         let answers: Vec<Sending> = (0..reply.answers).map(|_| sending()).collect();
-        let mut stream =
-            Stream { reply, inbox, answers, totals: Totals::default(), ready: VecDeque::new(), over: false };
+        let mut stream = Stream {
+            reply,
+            inbox,
+            answers,
+            totals: Totals::default(),
+            ready: VecDeque::new(),
+            over: false,
+            pending: Pending::default(),
+        };
         if stream.reply.kind == Kind::Chat {
             for index in 0..stream.answers.len() {
                 stream.choice(index, json!({"role": "assistant", "content": ""}), Value::Null, None);
             }
         }
         stream
+    }
+
+    /// Where the request is counted once the stream is over.
+    pub fn pending(&self) -> Pending {
+        Arc::clone(&self.pending)
+    }
+
+    fn count(&self, status: StatusCode) {
+        let tally = self.pending.lock().unwrap_or_else(PoisonError::into_inner).take();
+        tally.into_iter().for_each(|tally| tally.answered(status.as_u16()));
     }
 
     /// Writes a piece of answer `index`: what is new of a conversation, or text.
@@ -322,6 +342,7 @@ impl Stream {
             }
             self.ready.push_back("data: [DONE]\n\n".to_owned());
             self.over = true;
+            self.count(StatusCode::OK);
         }
         Ok(())
     }
@@ -330,6 +351,16 @@ impl Stream {
     fn fail(&mut self, error: &ApiError) {
         self.ready.push_back(format!("data: {}\n\n", error.json()));
         self.over = true;
+        self.count(error.status);
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // A client that took nothing any more does not get the error either.
+        if let Some(status) = self.inbox.fault().map(|fault| fault.status) {
+            self.count(status);
+        }
     }
 }
 

@@ -12,7 +12,8 @@ use lorafit_kernels::Device;
 use lorafit_model::{KvCache, Model, is_hub_id};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_serve::{
-    Guard, Limits, MOST_STRENGTH, Open, Served, Server, View, Views, wrong_adapter_name, wrong_base_name,
+    Guard, Limits, MOST_STRENGTH, Open, Opened, Served, Server, View, Views, wrong_adapter_name,
+    wrong_base_name,
 };
 use lorafit_train::available_bytes;
 use serde_json::json;
@@ -24,7 +25,7 @@ use crate::args::require;
 use crate::args::size::ByteSize;
 use crate::pages::shell::{COLOURS, FIGURES, VIEWS};
 use crate::pages::{figure, watch};
-use crate::session::base::{Base, as_trained, hold, open_base, open_to_answer, use_threads};
+use crate::session::base::{Base, OpenedAdapter, as_trained, hold, open_base, read_to_answer, use_threads};
 use crate::session::merge_inputs::{Trained, sum};
 use crate::session::tokens::{Tokens, labels_of_adapter};
 use crate::terminal::error::CliError;
@@ -60,6 +61,9 @@ pub struct ServeArgs {
     #[arg(long, value_name = "DIR", help_heading = "Input")]
     pub runs: Option<PathBuf>,
     /// What requests call the base [default: the last part of --model]
+    ///
+    /// An adapter that was trained over a base of another name is served with a warning; where --model does not say what the base is, as
+    /// the mount point of a container, this name does.
     #[arg(long, value_name = "NAME", help_heading = "Input")]
     pub name: Option<String>,
 
@@ -138,7 +142,7 @@ impl ServeArgs {
             if let Some(rule) = wrong_adapter_name(name) {
                 return Err(CliError::usage(format!("--adapter: the name `{name}` {rule}")).hint(renamed));
             }
-            if weight.abs() > f64::from(MOST_STRENGTH) {
+            if weight.abs() > MOST_STRENGTH {
                 let text = format!(
                     "--adapter {name}={dir}:{weight}: the weight is not from -{MOST_STRENGTH} to {MOST_STRENGTH}"
                 );
@@ -429,13 +433,15 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
     base.check_writes("nothing can be served")?;
     // The server needs it until the process ends.
     let base: &'static Base = Box::leak(Box::new(base));
+    let name = args.base_name();
     let adapters = args
         .adapters
         .iter()
-        .map(|named| open_named(base, named, args.factors))
+        .map(|named| open_named(base, &name, named, args.factors))
         .collect::<anyhow::Result<Vec<_>>>()?;
     let factors = args.factors;
     let (used, is_asked) = (template.template.clone(), args.template.template.is_some());
+    let served_name = name.clone();
     let open: Open = Box::new(move |dir| match writes_no_text(dir) {
         Some(why) => Err(why.to_owned()),
         None if !is_asked && template_of(dir) != used => Err(format!(
@@ -443,9 +449,12 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
             template_in_words(template_of(dir).as_deref()),
             template_in_words(used.as_deref())
         )),
-        None => open_to_answer(base, dir, factors).map_err(|error| format!("{error:#}")),
+        None => {
+            let OpenedAdapter { adapter, notes } = read_to_answer(base, dir, factors, Some(&served_name))
+                .map_err(|error| format!("{error:#}"))?;
+            Ok(Opened { adapter, warnings: warnings(base, dir, &notes) })
+        }
     });
-    let name = args.base_name();
     let limits = args.limits(&base.model)?;
     let held = adapters.iter().map(|named| named.adapter.held_bytes()).sum();
     let bytes = MemoryTaken { adapters: held, cache: limits.cache_bytes };
@@ -478,10 +487,12 @@ pub fn run(args: ServeArgs, plan: PlanView) -> anyhow::Result<()> {
 
 fn open_named(
     base: &Base,
+    served: &str,
     named: &NamedAdapter,
     factors: FactorArgs,
 ) -> anyhow::Result<lorafit_serve::NamedAdapter> {
-    let adapter = open_to_answer(base, &named.adapter.dir, factors)?;
+    let OpenedAdapter { adapter, notes } = read_to_answer(base, &named.adapter.dir, factors, Some(served))?;
+    let warnings = warnings(base, &named.adapter.dir, &notes);
     let weight = named.adapter.weight;
     let adapter = match weight == 1.0 {
         true => adapter,
@@ -492,7 +503,30 @@ fn open_named(
             weighed
         }
     };
-    Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter })
+    Ok(lorafit_serve::NamedAdapter { name: named.name.clone(), weight, adapter, warnings })
+}
+
+/// Letters of a warning, at most.
+const LONGEST_WARNING: usize = 500;
+
+/// Tells what is to be told of the adapter in `dir`, and gives it as clients may read it: without folders of this machine.
+fn warnings(base: &Base, dir: &Path, notes: &[String]) -> Vec<String> {
+    if !base.quiet {
+        notes.iter().for_each(|note| tell!("{note}"));
+    }
+    let last = |path: &str| path.trim_end_matches('/').rsplit('/').next().unwrap_or(path).to_owned();
+    let dir = dir.display().to_string();
+    let shown = |note: &String| {
+        let note = note.strip_prefix("warning: ").unwrap_or(note).replace(&dir, &last(&dir));
+        let word = |word: &str| if word.starts_with('/') { last(word) } else { word.to_owned() };
+        let note = note.split(' ').map(word).collect::<Vec<_>>().join(" ");
+        // What an adapter calls its base may be long, and is sent with every list.
+        match note.char_indices().nth(LONGEST_WARNING) {
+            None => note,
+            Some((end, _)) => format!("{}…", &note[..end]),
+        }
+    };
+    notes.iter().map(shown).collect()
 }
 
 fn refused(address: IpAddr, port: u16, error: &io::Error) -> CliError {

@@ -17,7 +17,7 @@ use crate::args::base::{ComputeArgs, ComputeChoice, QuantArgs, TemplateArgs};
 use crate::args::common::Common;
 use crate::args::options::DeviceChoice;
 use crate::args::train::TrainArgs;
-use crate::session::adapter_folder::adapter_folder;
+use crate::session::adapter_folder::{Found, found_adapter};
 use crate::session::fit::memory_limit;
 use crate::session::merge_inputs::{as_one, merged_before};
 use crate::session::other_base;
@@ -359,20 +359,35 @@ impl Base {
     }
 }
 
-/// Loads an adapter for `base`, and tells what of it was passed over, and if the base has it in its weights already.
+/// An adapter with what is to be told of it: what of it was passed over, that it is of another base, or in its weights already.
+pub struct OpenedAdapter {
+    /// The adapter.
+    pub adapter: Adapter,
+    /// One sentence each.
+    pub notes: Vec<String>,
+}
+
+/// Loads an adapter for `base`, and tells what is to be told of it.
 pub fn open_adapter(base: &Base, dir: &Path) -> anyhow::Result<Adapter> {
-    refuse_full_run("--adapter", dir)?;
-    let dir = &adapter_folder(dir, base.quiet)?;
-    let mut adapter = adapter::load_over(dir, &base.weights, base.model.device())?;
-    base.model.prepare(&mut adapter);
+    let OpenedAdapter { adapter, notes } = read_adapter(base, dir, None)?;
     if !base.quiet {
-        adapter.notes().iter().for_each(|note| tell!("{note}"));
-        other_base::note(&base.weights, &base.name, None, dir).iter().for_each(|note| tell!("{note}"));
-        if let Some(told) = merged_before(&base.weights, dir)? {
-            tell!("{told}, and is added once more");
-        }
+        notes.iter().for_each(|note| tell!("{note}"));
     }
     Ok(adapter)
+}
+
+/// Loads an adapter for `base`, and tells nothing. `also` is what the base is called in the notes, if not by its own name.
+fn read_adapter(base: &Base, dir: &Path, also: Option<&str>) -> anyhow::Result<OpenedAdapter> {
+    refuse_full_run("--adapter", dir)?;
+    let Found { dir, note } = found_adapter(dir)?;
+    let mut adapter = adapter::load_over(&dir, &base.weights, base.model.device())?;
+    base.model.prepare(&mut adapter);
+    let mut notes: Vec<String> = note.into_iter().collect();
+    notes.extend(adapter.notes().iter().map(ToString::to_string));
+    let (given, original) = also.map_or((&*base.name, None), |also| (also, Some(&*base.name)));
+    notes.extend(other_base::note(&base.weights, given, original, &dir));
+    notes.extend(merged_before(&base.weights, &dir)?.map(|told| format!("{told}, and is added once more")));
+    Ok(OpenedAdapter { adapter, notes })
 }
 
 /// As [`open_adapter`], to be computed with and not trained.
@@ -380,6 +395,18 @@ pub fn open_to_answer(base: &Base, dir: &Path, factors: FactorArgs) -> anyhow::R
     let mut adapter = open_adapter(base, dir)?;
     hold(&mut adapter, factors.adapter_dtype.into(), dir)?;
     Ok(adapter)
+}
+
+/// As [`open_to_answer`], for who tells the notes in more places than one, and may call the base otherwise (`also`).
+pub fn read_to_answer(
+    base: &Base,
+    dir: &Path,
+    factors: FactorArgs,
+    also: Option<&str>,
+) -> anyhow::Result<OpenedAdapter> {
+    let mut opened = read_adapter(base, dir, also)?;
+    hold(&mut opened.adapter, factors.adapter_dtype.into(), dir)?;
+    Ok(opened)
 }
 
 /// Holds the factors of the adapter of `dir`, or of what was made from it, in memory as `dtype`.

@@ -174,7 +174,10 @@ fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{said}");
         assert!(
-            said.contains("run has lost the adapter that it ended with: its adapter is that of run/checkpoints/step-00000004"),
+            said.contains(
+                "run ended after step 4 of 4, but the adapter is not in its folder: the adapter after step 4 is used, that of \
+                 run/checkpoints/step-00000004"
+            ),
             "{said}"
         );
     };
@@ -184,7 +187,10 @@ fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
     refused(
         at,
         &["inspect", "run"],
-        &["run has lost the adapter that it ended with, and no adapter of it is saved", "lorafit status run"],
+        &[
+            "run ended after step 4 of 4, but the adapter is not in its folder, and no adapter of it is saved",
+            "lorafit status run",
+        ],
     );
 }
 

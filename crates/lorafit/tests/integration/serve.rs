@@ -24,6 +24,8 @@ struct Serving {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
     said: String,
+    /// What it writes to standard error.
+    notes: tempfile::NamedTempFile,
 }
 
 impl Drop for Serving {
@@ -36,14 +38,16 @@ impl Drop for Serving {
 fn serving(place: &Path, arguments: &[&str]) -> Serving {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lorafit"));
     command.current_dir(place).args(["serve", "--port", "0", "--threads", "1"]).args(arguments);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("starts");
+    let notes = tempfile::NamedTempFile::new().expect("a file");
+    let errors = notes.reopen().expect("the same file");
+    let mut child = command.stdout(Stdio::piped()).stderr(errors).spawn().expect("starts");
     let mut output = BufReader::new(child.stdout.take().expect("piped"));
     let mut said = String::new();
     while !said.contains("\ntry: ") {
         let read = output.read_line(&mut said).expect("says where");
         assert!(read > 0 && said.starts_with("serving at http://"), "{said}");
     }
-    Serving { child, output, said }
+    Serving { child, output, said, notes }
 }
 
 impl Serving {
@@ -59,11 +63,20 @@ impl Serving {
         serde_json::from_str(body.strip_suffix('\'').expect("quoted")).expect("JSON")
     }
 
+    /// What it wrote to standard error so far.
+    fn noted(&self) -> String {
+        fs::read_to_string(self.notes.path()).expect("read")
+    }
+
     fn post(&self, path: &str, key: &str, body: &Value) -> (u16, Value) {
+        self.request("POST", path, key, &body.to_string())
+    }
+
+    fn request(&self, method: &str, path: &str, key: &str, body: &str) -> (u16, Value) {
         let mut stream = TcpStream::connect(self.address()).expect("listens");
         stream.set_read_timeout(Some(PATIENCE)).expect("set");
-        let (body, host) = (body.to_string(), self.address());
-        let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}");
+        let host = self.address();
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{key}");
         write!(stream, "{head}Content-Length: {}\r\n\r\n{body}", body.len()).expect("sent");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("answered");
@@ -447,4 +460,92 @@ fn adapters_of_several_chat_templates_are_refused() {
     assert!(!output.status.success() && told.contains("b with the chat template alpaca"), "{told}");
     assert!(told.contains("hint: serve them apart, or choose a template for all: --template"), "{told}");
     drop(serving(place.path(), &["--model", MODEL, "--adapter", "b=alpaca"]));
+}
+
+/// A folder of the adapter of the model, whose configuration names another base.
+fn of_another_base(folder: &Path) {
+    fs::create_dir_all(folder).expect("made");
+    let own = Path::new(MODEL).join("adapter");
+    fs::copy(own.join(adapter::WEIGHTS_FILE), folder.join(adapter::WEIGHTS_FILE)).expect("copied");
+    let config = fs::read_to_string(own.join("adapter_config.json")).expect("read");
+    let mut config: Value = serde_json::from_str(&config).expect("JSON");
+    config["base_model_name_or_path"] = "/home/somebody/models/other-8b".into();
+    fs::write(folder.join("adapter_config.json"), config.to_string()).expect("written");
+}
+
+/// A run of two steps of four whose process is gone, with the adapter in its checkpoint.
+fn stopped_run(folder: &Path) {
+    write_run(folder, 3);
+    fs::write(folder.join("config.toml"), format!("model = {MODEL:?}\ndata = \"rows.jsonl\"\n"))
+        .expect("written");
+    fs::write(folder.join("run.json"), json!({"total_steps": 4}).to_string()).expect("written");
+    let checkpoint = folder.join("checkpoints/step-00000002");
+    fs::create_dir_all(&checkpoint).expect("made");
+    for name in ["adapter_config.json", adapter::WEIGHTS_FILE] {
+        fs::copy(Path::new(MODEL).join("adapter").join(name), checkpoint.join(name)).expect("copied");
+    }
+}
+
+#[test]
+fn what_is_to_be_known_of_an_adapter_is_told_at_the_start_by_loading_it_and_in_the_list() {
+    let place = TempDir::new().expect("a folder");
+    of_another_base(&place.path().join("adapters/other"));
+    stopped_run(&place.path().join("adapters/run"));
+    fs::write(place.path().join("key"), "0123456789abcdef\n").expect("written");
+    let arguments = [
+        "--model",
+        MODEL,
+        "--adapter",
+        "a=adapters/other:0.7",
+        "--adapter",
+        "b=adapters/run",
+        "--name",
+        "llm",
+    ];
+    let keys = ["--adapters-from", "adapters", "--api-key-file", "key"];
+    let server = serving(place.path(), &[&arguments[..], &keys].concat());
+    let key = "Authorization: Bearer 0123456789abcdef\r\n";
+    let other = "other was trained over other-8b, and is used over llm: unless both are the same model, it fits badly";
+    let run = "run was stopped after step 3 of 4: the adapter after step 2 is used, that of run/checkpoints/step-00000002";
+    for (path, warning) in [("other", other), ("run", run)] {
+        let (status, loaded) = server.post("/v1/adapters", key, &json!({"name": path, "path": path}));
+        assert_eq!((status, &loaded["warnings"]), (200, &json!([warning])), "{loaded}");
+    }
+    let (status, listed) = server.request("GET", "/v1/models", key, "");
+    assert_eq!(status, 200, "{listed}");
+    let of =
+        |name: &str| listed["data"].as_array().unwrap().iter().find(|model| model["id"] == name).unwrap();
+    for (name, warnings) in [("llm", json!([])), ("a", json!([other])), ("b", json!([run]))] {
+        assert_eq!(of(name)["warnings"], warnings, "{name}");
+    }
+    assert_eq!(of("a")["weight"], json!(0.7));
+    // Whoever starts it is told at once, with the whole paths.
+    let told = server.noted();
+    assert!(
+        told.contains("warning: adapters/other was trained over /home/somebody/models/other-8b"),
+        "{told}"
+    );
+    assert!(
+        told.contains("adapters/run was stopped after step 3 of 4: the adapter after step 2 is used"),
+        "{told}"
+    );
+    // A line each for those that were loaded later.
+    assert_eq!(told.matches("was trained over").count(), 2, "{told}");
+
+    // What an adapter calls its base is not sent without end.
+    of_another_base(&place.path().join("adapters/long"));
+    let config = place.path().join("adapters/long/adapter_config.json");
+    let text = fs::read_to_string(&config).expect("read").replace("other-8b", &"x".repeat(100_000));
+    fs::write(&config, text).expect("written");
+    let (status, loaded) = server.post("/v1/adapters", key, &json!({"name": "long", "path": "long"}));
+    assert!(
+        status == 200 && loaded["warnings"][0].as_str().is_some_and(|warning| warning.len() < 600),
+        "{loaded}"
+    );
+
+    // A name that says that it is the same base is believed.
+    let named = ["--model", MODEL, "--adapter", "a=adapters/other", "--name", "org/other-8b"];
+    let server = serving(place.path(), &named);
+    let (_, listed) = server.request("GET", "/v1/models/a", "", "");
+    assert_eq!((&listed["warnings"], server.noted().as_str()), (&json!([]), ""), "{listed}");
 }

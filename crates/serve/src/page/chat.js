@@ -4,6 +4,7 @@ const [state, turns, message, send, stop, again, clear] =
   ["state", "turns", "message", "send", "stop", "again", "clear"].map(by);
 const columns = [0, 1].map((side) => ({ model: by(`model-${side}`), strength: by(`strength-${side}`) }));
 let parents = new Map(); // of an adapter, the model it is put on
+let warnings = new Map(); // of an adapter, what is to be known of it
 let conversation = []; // {text, answers: [text or null]} for each turn, of which requests are made
 let asking = null; // what stops the answers that are coming
 
@@ -23,6 +24,7 @@ async function loadModels() {
 
 function showModels(models) {
   parents = new Map(models.map((model) => [model.id, model.parent ?? null]));
+  warnings = new Map(models.map((model) => [model.id, model.warnings ?? []]));
   const names = models.map((model) => model.id);
   columns.forEach(({ model }, side) => {
     const chosen = model.value;
@@ -41,6 +43,10 @@ function showModels(models) {
 
 function showStrengths() {
   for (const { model, strength } of columns) strength.parentNode.hidden = !parents.get(model.value);
+  const shown = new Set(columns.map(({ model }) => model.value));
+  const told = [...shown].flatMap((name) => (warnings.get(name) ?? []).map((warning) => `${name}: ${warning}.`));
+  by("warnings").textContent = told.join(" ");
+  by("warnings").hidden = told.length === 0;
 }
 
 function enable() {

@@ -76,6 +76,7 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
         assert!(refused.error().contains("model"), "{refused:?}");
     }
     for (model, expected) in [
+        ("a1:", "nothing follows the colon; give a number, as in a1:0.7"),
         ("a1:abc", "`abc` is not a strength; give a number, as in a1:0.7"),
         ("tiny:0.5", "the base has no strength"),
         ("b:0.5", "lists all"),
@@ -92,6 +93,9 @@ fn a_strength_behind_the_name_is_that_of_the_adapter() {
     };
     assert_eq!((weight(BASE), weight("a1")), (Value::Null, json!(-2.25)));
     assert_eq!(server.get("/v1/models/a1:-2").json()["weight"], json!(4.5));
+    // As they were written, and not as the next number of 32 bits.
+    let of_own = server.get("/v1/models/a5:0.1").json();
+    assert_eq!((&of_own["weight"], &of_own["id"]), (&json!(0.075), &json!("a5:0.1")));
 }
 
 #[test]
@@ -415,12 +419,19 @@ fn adapters_come_and_go_while_the_server_runs() {
     let new = json!({"name": "new", "path": "mine"});
     let body = completion("new", "Hello", json!({}));
     assert_eq!(ask("POST", "/v1/completions", Some(body.clone())).status, 404);
-    assert_eq!(ask("POST", "/v1/adapters", Some(new.clone())).json()["id"], "new");
+    let loaded = ask("POST", "/v1/adapters", Some(new.clone())).json();
+    assert_eq!((&loaded["id"], &loaded["warnings"]), (&json!("new"), &json!(["mine is of another base"])));
     assert_eq!(ask("POST", "/v1/adapters", Some(new)).status, 409);
     let answer = ask("POST", "/v1/completions", Some(body.clone())).json();
     assert_eq!(text_of(&answer), expected(Some(&adapter_at(1.0)), "Hello", false, 24));
     let listed = ask("GET", "/v1/models", None).json();
-    assert!(listed["data"].as_array().unwrap().iter().any(|m| m["id"] == "new" && m["parent"] == BASE));
+    let listed = listed["data"].as_array().unwrap();
+    let one = listed.iter().find(|model| model["id"] == "new").expect("it is listed");
+    assert_eq!((&one["parent"], &one["warnings"]), (&json!(BASE), &loaded["warnings"]));
+    let whole: Vec<&Value> = listed.iter().filter(|model| model["warnings"] != json!([])).collect();
+    assert_eq!(whole, [one]);
+    let at_strength = ask("GET", "/v1/models/new:0.7", None).json();
+    assert_eq!((&at_strength["weight"], &at_strength["warnings"]), (&json!(0.7), &loaded["warnings"]));
     let held = || {
         let text = ask("GET", "/metrics", None).body;
         let line = text.lines().find(|line| line.starts_with("lorafit_cache_bytes ")).expect("a gauge");

@@ -14,7 +14,7 @@ use lorafit_model::adapter::{self, Adapter};
 use lorafit_model::merge::{Combination, MajoritySign, Method, Weighted, combine};
 use lorafit_model::weights::ModelFiles;
 use lorafit_model::{Model, Prompts, Sampling, generate};
-use lorafit_serve::{Guard, Limits, NamedAdapter, Open, Served, Server, Views};
+use lorafit_serve::{Guard, Limits, NamedAdapter, Open, Opened, Served, Server, Views};
 use serde_json::{Value, json};
 
 /// The base by its name.
@@ -102,7 +102,7 @@ impl Running {
         let Setup { limits, guard, from, weight, views } = setup;
         let named = |(name, strength)| {
             let weight = strength * weight.unwrap_or(1.0);
-            NamedAdapter { name, weight, adapter: adapter_at(weight) }
+            NamedAdapter { name, weight, adapter: adapter_at(weight), warnings: Vec::new() }
         };
         let adapters = strengths().into_iter().map(named).collect();
         let open: Open = Box::new(move |dir| {
@@ -110,7 +110,8 @@ impl Running {
             let mut adapter =
                 adapter::load(dir, model.config(), Device::Cpu).map_err(|error| error.to_string())?;
             model.prepare(&mut adapter);
-            Ok(adapter)
+            let name = dir.file_name().map(|name| name.to_string_lossy().into_owned());
+            Ok(Opened { adapter, warnings: vec![format!("{} is of another base", name.unwrap_or_default())] })
         });
         let from = from.map(|from| (from, open));
         let served = Served { name: BASE.to_owned(), model, tokenizer, adapters, from, guard, limits, views };

@@ -1,10 +1,12 @@
 //! Requests that mean no good: each is refused with the right status, and the server goes on. `scripts/serve_hostile.py` looks at
 //! how long that takes.
 
+use std::io::Write as _;
+
 use lorafit_serve::{Guard, Limits};
 use serde_json::{Value, json};
 
-use crate::common::{Answer, BASE, Running, Setup, base, chat, completion, request};
+use crate::common::{Answer, BASE, Running, Setup, base, chat, completion, read_some, request};
 
 const KEY: &str = "Authorization: Bearer 0123456789abcdef";
 
@@ -116,8 +118,27 @@ fn of_bodies(server: &Running) -> Vec<Hostile> {
         status: 413,
     };
     let many = json!({"model": BASE, "input": vec!["x"; 100_000]});
+    let encoded = |what, headers: &[&str], status| {
+        let is_chunked = headers.iter().any(|header| header.starts_with("Transfer"));
+        let body: &[u8] = if is_chunked { b"2\r\n{}\r\n0\r\n\r\n" } else { b"\x1f\x8b\x08" };
+        let headers: Vec<&str> = headers.iter().copied().chain([KEY]).collect();
+        let head = request(server.address, "POST", "/v1/score", &headers, (!is_chunked).then_some(body));
+        Hostile { what, bytes: if is_chunked { [&head, body].concat() } else { head }, status }
+    };
     vec![
         large,
+        encoded("a compressed body", &["Content-Encoding: gzip"], 415),
+        encoded("a body that is compressed twice", &["Content-Encoding: gzip, br"], 415),
+        encoded("a body of two encodings", &["Content-Encoding: identity", "Content-Encoding: gzip"], 415),
+        encoded("chunks that are compressed", &["Transfer-Encoding: gzip, chunked"], 400),
+        encoded("chunks in chunks", &["Transfer-Encoding: chunked, chunked"], 400),
+        encoded(
+            "chunks in chunks, in two headers",
+            &["Transfer-Encoding: chunked", "Transfer-Encoding: chunked"],
+            400,
+        ),
+        encoded("chunks that are not the last", &["Transfer-Encoding: chunked, gzip"], 400),
+        encoded("no chunks", &["Transfer-Encoding: identity"], 400),
         ask("no body", chat_path, Vec::new(), 400),
         ask("deep JSON", chat_path, deep.into(), 400),
         ask("bad UTF-8", chat_path, b"{\"model\": \"\xff\xfe\"}".to_vec(), 400),
@@ -135,6 +156,79 @@ fn of_bodies(server: &Running) -> Vec<Hostile> {
         text("an empty text", "/v1/embeddings", json!({"model": BASE, "input": ""}), 400),
         text("a model that is a path", path, completion("../../etc/passwd", "x", json!({})), 404),
     ]
+}
+
+#[test]
+fn bodies_that_come_in_chunks_or_when_they_are_asked_for_are_read() {
+    let server = Running::start();
+    let body = completion(BASE, "Hello", json!({"max_tokens": 2})).to_string();
+    let head = |more: &str| {
+        format!("POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{more}\r\n\r\n")
+    };
+    let expected =
+        server.post("/v1/completions", &completion(BASE, "Hello", json!({"max_tokens": 2}))).json();
+    let (first, second) = body.split_at(9);
+    for encoding in ["chunked", "Chunked", " chunked "] {
+        let chunks = format!(
+            "{:x}\r\n{first}\r\n{:X};x=1\r\n{second}\r\n0\r\nX: y\r\n\r\n",
+            first.len(),
+            second.len()
+        );
+        let bytes = head(&format!("Transfer-Encoding:{encoding}")) + &chunks;
+        assert_eq!(Answer::read(server.send(bytes.as_bytes())).json()["choices"], expected["choices"]);
+    }
+    let plain = head(&format!("Content-Encoding: identity\r\nContent-Length: {}", body.len())) + &body;
+    assert_eq!(Answer::read(server.send(plain.as_bytes())).json()["choices"], expected["choices"]);
+
+    // Who asks first whether the body is wanted is told so, or why not.
+    let asks = |length: usize| head(&format!("Expect: 100-continue\r\nContent-Length: {length}"));
+    let mut stream = server.send(asks(body.len()).as_bytes());
+    assert!(read_some(&stream, 0).starts_with("HTTP/1.1 100 Continue\r\n"));
+    stream.write_all(body.as_bytes()).expect("sent");
+    assert_eq!(Answer::read(stream).json()["choices"], expected["choices"]);
+    assert_eq!(Answer::read(server.send(asks(1 << 30).as_bytes())).status, 413);
+}
+
+#[test]
+fn a_path_that_does_not_take_a_method_says_which_it_takes() {
+    let server = Running::start();
+    for (method, path, taken) in [
+        ("GET", "/v1/chat/completions", "POST"),
+        ("PUT", "/v1/models", "GET or HEAD"),
+        ("GET", "/v1/adapters/x", "DELETE"),
+    ] {
+        let refused = server.ask(method, path, &[], None);
+        let expected = format!("this path does not take {method}; send {taken}");
+        assert_eq!((refused.status, refused.error()), (405, expected));
+        let allowed = format!("allow: {}", taken.replace(" or ", ","));
+        assert!(refused.head.to_lowercase().contains(&allowed.to_lowercase()), "{}", refused.head);
+    }
+}
+
+#[test]
+fn a_wrong_number_is_shown_with_what_it_may_be() {
+    let server = Running::start();
+    for (value, shown) in [
+        (json!(true), "true"),
+        (json!("40"), "a string"),
+        (json!(-2), "-2"),
+        (json!(1.5), "1.5"),
+        (json!([1]), "a list"),
+        (json!({}), "an object"),
+    ] {
+        let refused = server.post("/v1/completions", &completion(BASE, "x", json!({"top_k": value})));
+        let expected =
+            format!("`top_k` is {shown}; give a whole number of 1 or more, or 0 or -1 to turn it off");
+        assert_eq!((refused.status, refused.error()), (400, expected));
+    }
+    // All tokens, however the number says that.
+    let body = |top_k: Value| {
+        completion(BASE, "x", json!({"top_k": top_k, "temperature": 1, "seed": 3, "max_tokens": 8}))
+    };
+    let all = server.post("/v1/completions", &body(json!(0))).json()["choices"].clone();
+    for top_k in [json!(-1), json!(null), json!(1_000_000), json!(u64::MAX)] {
+        assert_eq!(server.post("/v1/completions", &body(top_k)).json()["choices"], all);
+    }
 }
 
 /// Conversations that nobody can answer.
@@ -239,7 +333,7 @@ fn refusals_say_what_to_change() {
     let picture = json!([{"type": "text", "text": "x"}, {"type": "image_url", "image_url": {"url": "x"}}]);
     let says = |content: Value| json!({"messages": [{"role": "user", "content": content}]});
     for (field, more, expected) in [
-        ("top_k", json!({"top_k": -2}), "0 or -1 turns it off"),
+        ("top_k", json!({"top_k": -2}), "0 or -1 to turn it off"),
         ("messages[0].content[1]", says(picture), "is an image_url; this server reads text only"),
         ("messages[0].content[0].text", says(json!([{"type": "text"}])), "give a string"),
         ("messages[0].content", says(json!(3)), "is a number; give a string"),

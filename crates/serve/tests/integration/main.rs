@@ -2,6 +2,7 @@
 
 mod answers;
 mod common;
+mod counts;
 mod forms;
 mod hostile;
 mod limits;
