@@ -98,7 +98,16 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
     );
     let text = well(place, &flags);
     assert_eq!(text.lines().count(), 4, "{text}");
-    well(place, &[&flags[..], &["--html", "a.html"]].concat());
+    let more: &[&[&str]] =
+        &[&["--html", "a.html"], &["--html", "a.html", "--json"], &["--html", "a.html", "--quiet"]];
+    let told = |more: &[&str]| {
+        let output = lorafit(place, &[&flags[..], more].concat());
+        assert!(output.status.success(), "{more:?}");
+        let lines = String::from_utf8_lossy(&output.stderr).matches("page written to a.html\n").count();
+        assert!(!String::from_utf8_lossy(&output.stdout).contains("page written"), "{more:?}");
+        lines
+    };
+    assert_eq!(more.iter().map(|more| told(more)).collect::<Vec<_>>(), [1, 1, 0]);
     let page = fs::read_to_string(place.join("a.html")).expect("a page");
     let of_loss = |row: &Value| format!("{:.4}</strong></td>", row["loss"].as_f64().expect("a loss"));
     let best =

@@ -50,6 +50,9 @@ pub(super) struct Look {
 /// The size of letters where nothing else is said, in units of the drawing.
 pub(super) const SIZE: f64 = 13.0;
 
+/// How much wider bold letters are than those that are measured.
+pub(super) const BOLD: f64 = 1.12;
+
 /// Units that `text` is wide. Fonts of systems are hardly ever wider than the one that is measured.
 pub(super) fn width(text: &str, size: f64) -> f64 {
     let advance = |letter| FACE.glyph_hor_advance(FACE.glyph_index(letter).unwrap_or_default()).unwrap_or(0);
@@ -75,7 +78,8 @@ pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Lo
     let mut plate = String::new();
     if let Some(paper) = look.plate {
         let size = look.size.unwrap_or(SIZE);
-        let (left, width) = (left(text, x, anchor, size) - 2.0, width(text, size) + 4.0);
+        let more = if look.bold { (BOLD - 1.0) * width(text, size) } else { 0.0 };
+        let (left, width) = (left(text, x, anchor, size) - 2.0, width(text, size) + more + 4.0);
         let (top, height) = (y - 0.85 * size, 1.15 * size);
         let _ = writeln!(
             plate,
@@ -84,7 +88,7 @@ pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Lo
         );
     }
     match place {
-        Place::Page | Place::File => {
+        Place::Page(_) | Place::File => {
             if let Some(size) = look.size {
                 let _ = write!(attributes, " font-size=\"{size}\"");
             }

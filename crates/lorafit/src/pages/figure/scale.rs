@@ -73,11 +73,7 @@ impl Scale {
         };
         let inside =
             |value: &f64| *value >= self.low * (1.0 - 1e-9) - 1e-300 && *value <= self.high * (1.0 + 1e-9);
-        values
-            .into_iter()
-            .filter(|v| self.low < 0.0 || inside(v))
-            .map(|value| (value, short(value)))
-            .collect()
+        with_texts(values.into_iter().filter(|v| self.low < 0.0 || inside(v)).collect())
     }
 
     /// As [`Self::ticks`], at whole numbers only: of counts there is nothing between.
@@ -103,13 +99,26 @@ fn round_step(step: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
+/// Values of one axis with their texts, all in one notation: 1e-3 beside 5e-4.
+pub fn with_texts(values: Vec<f64>) -> Vec<(f64, String)> {
+    let sizes = || values.iter().map(|value| value.abs()).filter(|size| *size > 0.0);
+    let has_powers = sizes().any(|size| size < 1e-3) && sizes().all(|size| size < 0.1);
+    let text = |value: f64| if has_powers && value != 0.0 { with_power(value) } else { short(value) };
+    values.into_iter().map(|value| (value, text(value))).collect()
+}
+
+/// 0.0002 as `2e-4`.
+fn with_power(value: f64) -> String {
+    // A little more, for powers whose logarithm is rounded.
+    let power = (value.abs().log10() + 1e-9).floor();
+    format!("{}e{power}", trimmed(&format!("{:.2}", value / 10f64.powf(power))))
+}
+
 /// A number in little room: `0.25`, `1500`, `20k`, `3e-5`.
 pub fn short(value: f64) -> String {
     let size = value.abs();
     if size > 0.0 && !(1e-3..1e9).contains(&size) {
-        let power = size.log10().floor();
-        let digits = format!("{:.2}", value / 10f64.powf(power));
-        return format!("{}e{power}", trimmed(&digits));
+        return with_power(value);
     }
     match size {
         1e6.. => format!("{}M", trimmed(&format!("{:.2}", value / 1e6))),
@@ -177,6 +186,16 @@ mod tests {
         let values = [0.0, 0.25, 3e-5, -0.002, 1.0, 12.5, 1500.0, 20_000.0, 2.5e6, 1e12, -1e-9];
         let texts = ["0", "0.25", "3e-5", "-0.002", "1", "12.5", "1500", "20k", "2.5M", "1e12", "-1e-9"];
         assert_eq!(values.map(short), texts);
+    }
+
+    #[test]
+    fn the_values_of_an_axis_have_one_notation() {
+        let texts = |values: &[f64]| {
+            with_texts(values.to_vec()).into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[0.0, 5e-4, 1e-3]), ["0", "5e-4", "1e-3"]);
+        assert_eq!(texts(&[1e-6, 1e-4, 0.01, 1.0]), ["1e-6", "1e-4", "0.01", "1"]);
+        assert_eq!(texts(&[0.005, 0.01]), ["0.005", "0.01"]);
     }
 
     #[test]
