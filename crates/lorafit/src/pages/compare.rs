@@ -160,7 +160,8 @@ fn answers(answers: &SideBySide) -> String {
     "<h2>Answers</h2>\n".to_owned() + &wins + &table_of_cells(&caption, &columns, cells)
 }
 
-/// What all prompts begin and end with, such as a system prompt and marks of a chat template. Whole lines of it are left out.
+/// What all prompts begin and end with, such as a system prompt and marks of a chat template. Whole lines and marks of it are left
+/// out.
 struct Common {
     /// Bytes at the beginning of each.
     start: usize,
@@ -176,12 +177,15 @@ impl Common {
         let equal = |one: &[u8], other: &[u8]| one.iter().zip(other).take_while(|(a, b)| a == b).count();
         let start =
             prompts.clone().map(|prompt| equal(first.as_bytes(), prompt.as_bytes())).min().unwrap_or(0);
-        let start = first.as_bytes()[..start].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let last = |bytes: &[u8], of: [u8; 2]| {
+            bytes.iter().rposition(|byte| of.contains(byte)).map_or(0, |at| at + 1)
+        };
+        let start = last(&first.as_bytes()[..start], [b'\n', b'>']);
         // What is left of the shortest has its end still to share.
         let rest = |prompt: &str| prompt.as_bytes()[start..].iter().rev().copied().collect::<Vec<u8>>();
         let of_first = rest(first);
         let end = prompts.map(|prompt| equal(&of_first, &rest(prompt))).min().unwrap_or(0);
-        let end = of_first[..end].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let end = last(&of_first[..end], [b'\n', b'<']);
         Common { start, end }
     }
 
@@ -314,6 +318,7 @@ mod tests {
         };
         let prompts = ["You help.\nuser: light on\nassistant:", "You help.\nuser: lights off\nassistant:"];
         assert_eq!(shown(&prompts), ["…user: light on…", "…user: lights off…"]);
+        assert_eq!(shown(&["<u>on<end>\n<a>", "<u>off<end>\n<a>"]), ["…on…", "…off…"]);
         assert_eq!(shown(&["lights on", "lights off"]), ["lights on", "lights off"]);
         // Nothing is left out twice, whatever prompts share.
         assert_eq!(shown(&["a\nb\n", "a\nb\n"]), ["…", "…"]);

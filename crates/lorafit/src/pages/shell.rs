@@ -78,7 +78,7 @@ impl Facts {
     /// Adds a command or a path.
     pub fn add_code(&mut self, name: &str, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
-            let words = with_whole_words(value.as_ref(), |_| true);
+            let words = whole_words(value.as_ref());
             let _ = writeln!(self.html, "<dt>{}</dt><dd><code>{words}</code></dd>", escape(name));
         }
     }
@@ -230,6 +230,11 @@ pub fn sentence(line: &str) -> String {
 /// A paragraph of faint text; its flags stay whole.
 pub fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", with_whole_words(text, |word| word.starts_with("--")))
+}
+
+/// A command, whose words are not broken.
+pub fn whole_words(command: &str) -> String {
+    with_whole_words(command, |_| true)
 }
 
 /// Text whose words of that kind are not broken behind their hyphens, where somebody would read another flag.

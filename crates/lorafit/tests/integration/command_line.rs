@@ -907,7 +907,11 @@ fn directions_of_two_runs_are_as_alike_as_numpy_finds_them() {
     for (layer, more) in [(largest, &[][..]), (asked, &["--layer", asked])] {
         let told = report(&[one, two], more);
         assert_eq!(told.code, 0, "{}", told.stderr);
-        assert!(fs::read_to_string(page).unwrap().contains(&format!("{layer}: similarity of the first")));
+        assert!(
+            fs::read_to_string(page)
+                .unwrap()
+                .contains(&format!("{layer}: similarity of the subspaces of the i strongest"))
+        );
         for (side, vectors) in [("output", "left"), ("input", "right")] {
             let numpy = &expected["overlap"][layer][vectors]["similarity"];
             let csv = fs::read_to_string(format!("{figures}/one-two-directions_{side}.csv")).unwrap();

@@ -56,6 +56,11 @@ impl Scale {
 
     /// Round values within the range, about `wanted` of them, with their texts.
     pub fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
+        self.ticks_by(round_step((self.high - self.low) / wanted.max(1) as f64), wanted)
+    }
+
+    /// As [`Self::ticks`], with steps of that size where they are even.
+    fn ticks_by(&self, step: f64, wanted: usize) -> Vec<(f64, String)> {
         let decades = (self.high / self.low).log10();
         // Even steps would leave the lower part of a longer logarithmic axis bare.
         let values = if self.log && decades >= 0.8 {
@@ -65,7 +70,6 @@ impl Scale {
             let powers = (first..=last).step_by(every).map(|power| 10f64.powi(power));
             powers.flat_map(|power| digits.iter().map(move |digit| digit * power)).collect()
         } else {
-            let step = round_step((self.high - self.low) / wanted.max(1) as f64);
             let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
             (0..=(last - first).clamp(0.0, 100.0) as usize)
                 .map(|i| (first + i as f64) * step)
@@ -79,8 +83,10 @@ impl Scale {
     /// As [`Self::ticks`], at whole numbers only: of counts there is nothing between.
     pub fn whole_ticks(&self, wanted: usize) -> Vec<(f64, String)> {
         // Of few values each is marked.
-        let wanted = wanted.min(((self.high - self.low) as usize).max(1));
-        self.ticks(wanted).into_iter().filter(|(value, _)| (value - value.round()).abs() < 1e-9).collect()
+        let span = (self.high - self.low).floor().max(1.0);
+        let step = round_step(span / (wanted as f64).min(span)).max(1.0);
+        let ticks = self.ticks_by(step, wanted).into_iter();
+        ticks.filter(|(value, _)| (value - value.round()).abs() < 1e-9).collect()
     }
 
     /// The ends.
@@ -254,6 +260,17 @@ mod tests {
             assert!(!ticks.is_empty() && ticks.len() <= 12, "{low} to {high}: {ticks:?}");
             assert!(ticks.iter().all(|(value, _)| value.fract() == 0.0), "{ticks:?}");
         }
+    }
+
+    #[test]
+    fn few_counts_are_marked_each() {
+        let marked = |most: f64| {
+            let scale = Scale::of([0.0, most].into_iter(), false).with_zero();
+            scale.whole_ticks(5).into_iter().map(|(value, _)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(marked(1.0), [0.0, 1.0]);
+        assert_eq!(marked(4.0), [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(marked(25.0), [0.0, 5.0, 10.0, 15.0, 20.0, 25.0]);
     }
 
     #[test]

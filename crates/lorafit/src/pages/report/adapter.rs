@@ -172,11 +172,9 @@ type Entries = fn(&Factors) -> Vec<f32>;
 fn distributions(run: &str, adapter: &AdapterFile) -> Vec<Figure> {
     let kinds: [(&str, &str, Entries); 3] = [
         ("A", "How the entries of the factors A are distributed.", |factors| factors.a.clone()),
-        (
-            "B",
-            "How the entries of the factors B are distributed. Most trainings start them at zero.",
-            |factors| factors.b.clone(),
-        ),
+        ("B", "How the entries of the factors B are distributed, which usually begin at zero.", |factors| {
+            factors.b.clone()
+        }),
         (
             "dW",
             "How the entries of dW = scale · B · A are distributed, of 8 evenly spaced rows of each.",

@@ -154,13 +154,20 @@ fn histogram(i: usize, run: &str, margins: &PairMargins, runs: usize) -> Option<
     let start = margins.start.as_ref();
     series.extend(start.map(|start| Series::new("before training", 1, Style::Outline(width), count(start))));
     let preferred = |of: &Margins| of.margins.iter().filter(|margin| **margin > 0.0).count() as u64;
-    let before = start.map(|start| format!("before training {}, ", grouped(preferred(start))));
+    let all = counted(latest.margins.len(), "pair", "pairs");
+    let shares = match start {
+        Some(start) => {
+            format!(
+                "in {} of {all} before training, in {} {after}",
+                grouped(preferred(start)),
+                grouped(preferred(latest))
+            )
+        }
+        None => format!("in {} of {all} {after}", grouped(preferred(latest))),
+    };
     let description = format!(
         "The reward of the chosen reply less that of the rejected one, of each held-out pair. Above 0 the chosen reply is preferred: \
-         {}{after} {} of {}.",
-        before.unwrap_or_default(),
-        grouped(preferred(latest)),
-        counted(latest.margins.len(), "pair", "pairs"),
+         {shares}."
     );
     let (x, y) =
         (Axis::linear("margin of a pair", "margin"), Axis::linear("held-out pairs", "pairs").whole());

@@ -15,7 +15,7 @@ use super::{Report, classes, preference};
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style, measured};
 use crate::pages::rows;
-use crate::pages::shell::{Cards, escape, number, percent, sentence, table};
+use crate::pages::shell::{Cards, escape, number, percent, sentence, table, whole_words};
 use crate::session::memory_table::parts as memory_parts;
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
@@ -120,12 +120,13 @@ pub fn add_configuration(report: &mut Report, runs: &[NamedRun]) {
     report.section("Configuration");
     for run in runs {
         let text = run.history.config.as_deref().unwrap_or("config.toml cannot be read");
-        let command = run.history.origin.command.as_ref().map(|command| format!("# {command}\n"));
+        let command = run.history.origin.command.as_ref();
+        let command = command.map(|command| format!("# {}\n", whole_words(command)));
         report.html(&format!(
             "<details{}><summary>{}</summary>\n<pre>{}{}</pre></details>\n",
             if runs.len() == 1 { " open" } else { "" },
             escape(&run.name),
-            escape(&command.unwrap_or_default()),
+            command.unwrap_or_default(),
             escape(text)
         ));
     }
