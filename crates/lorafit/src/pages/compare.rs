@@ -14,7 +14,6 @@ td strong { border-bottom: 2px solid var(--accent); }
 td.text { min-width: 11rem; }
 td.text strong { display: block; padding-left: .5rem; border-bottom: 0; border-left: 3px solid var(--accent); font-weight: normal; }
 .note strong { color: var(--ink); border-bottom: 2px solid var(--accent); }
-.note { font-size: .875rem; }
 ";
 
 const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and metrics \

@@ -306,6 +306,7 @@ impl Canvas {
         self.top = bottom + 46.0;
     }
 
+    /// Places in a style; bars stand on `bottom` and reach `half` their width to each side.
     fn styled(&mut self, style: Style, colour: &str, places: &[(f64, f64)], bottom: f64, half: f64) {
         match style {
             Style::Bars(_) => {
@@ -395,12 +396,12 @@ impl Canvas {
                 Some(group) => (group.as_str(), Style::Solid),
                 None => (one.name.as_str(), one.style),
             };
-            match one.colour.is_other() {
-                true if others.iter().all(|(known, _)| *known != name) => others.push((name, style)),
-                false if keys.iter().all(|key| key.name != name) => {
-                    keys.push(Key { name, style, colour: self.colour(one.colour) });
-                }
-                _ => {}
+            let is_new =
+                keys.iter().all(|key| key.name != name) && others.iter().all(|(known, _)| *known != name);
+            if is_new && one.colour.is_other() {
+                others.push((name, style));
+            } else if is_new {
+                keys.push(Key { name, style, colour: self.colour(one.colour) });
             }
         }
         let counted = counted(others.len(), "other, in grey", "others, in grey");
