@@ -162,9 +162,11 @@ impl Canvas {
 
     /// What the upright axis shows, above it.
     fn heading(&mut self, text: &str) {
-        let text = letters::fitted(text, (self.width - 16.0) / BOLD, letters::SIZE);
-        self.text(8.0, self.top + 18.0, Anchor::Start, self.of_axis(), &text);
-        self.top += 32.0;
+        for line in letters::lines(text, (self.width - 16.0) / BOLD, letters::SIZE) {
+            self.text(8.0, self.top + 18.0, Anchor::Start, self.of_axis(), &line);
+            self.top += 16.0;
+        }
+        self.top += 16.0;
     }
 
     fn rule(&mut self, from: (f64, f64), to: (f64, f64)) {
@@ -266,7 +268,7 @@ impl Canvas {
 
     fn stacked_bars(&mut self, stacked: &StackedBars) {
         let StackedBars { x, y, parts, bars } = stacked;
-        let part = |(i, name): (usize, &String)| Series::new(name, i, Style::Points, Vec::new());
+        let part = |(i, name): (usize, &String)| Series::new(name, i, Style::Bars(BAR), Vec::new());
         let parts: Vec<Series> = parts.iter().enumerate().map(part).collect();
         self.legend(&parts);
         self.heading(&y.label);

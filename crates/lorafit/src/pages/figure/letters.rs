@@ -72,6 +72,18 @@ pub(super) fn fitted(text: &str, room: f64, size: f64) -> String {
     (0..letters.len()).rev().map(cut).find(|short| width(short, size) <= room).unwrap_or_default()
 }
 
+/// `text` in lines that are not wider than `room`, broken between words. A word without room keeps its ends.
+pub(super) fn lines(text: &str, room: f64, size: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(&format!("{line} {word}"), size) <= room => *line += &format!(" {word}"),
+            _ => lines.push(fitted(word, room, size)),
+        }
+    }
+    lines
+}
+
 /// `text` with its baseline at `(x, y)`, as a line of SVG.
 pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Look, text: &str) -> String {
     let mut attributes = format!(" fill=\"{}\"", look.fill);
@@ -199,6 +211,14 @@ mod tests {
         assert!(short.starts_with("runs/") && short.ends_with("-42") && short.contains('…'), "{short}");
         assert!((80.0..=100.0).contains(&width(&short, 12.0)), "{short}");
         assert_eq!(fitted("loss", 1.0, 12.0), "");
+    }
+
+    #[test]
+    fn a_text_without_room_is_broken_between_words() {
+        assert_eq!(lines("loss, nats per token", 300.0, 12.0), ["loss, nats per token"]);
+        let broken = lines("loss, nats per token", 80.0, 12.0);
+        assert!(broken.len() == 2 && broken.join(" ") == "loss, nats per token", "{broken:?}");
+        assert!(lines("runs/a-very-long-name", 80.0, 12.0)[0].contains('…'));
     }
 
     #[test]

@@ -267,8 +267,8 @@ impl Figure {
         format!(
             "<figure>\n<h{level}>{}</h{level}>\n{}{}<figcaption>{}</figcaption>\n</figure>\n",
             escape(&self.title),
-            self.svg(Place::Page(Width::Narrow)),
             self.svg(Place::Page(Width::Wide)),
+            self.svg(Place::Page(Width::Narrow)),
             escape(&self.caption())
         )
     }
