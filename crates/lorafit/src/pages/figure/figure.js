@@ -194,7 +194,10 @@ const figures = (() => {
         else hover(event);
       });
       element.addEventListener("pointercancel", () => ((from = null), choice.removeAttribute("width")));
-      element.addEventListener("pointerleave", hide);
+      // From the area to a line in it, or back, nothing is left.
+      element.addEventListener("pointerleave", ({ relatedTarget: to }) => {
+        if (to !== back && !plot.contains(to)) hide();
+      });
       element.addEventListener("dblclick", () => ((view = [...area]), show()));
     }
     svg.tabIndex = 0;
