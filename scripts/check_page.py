@@ -1,6 +1,7 @@
 """Opens a page that lorafit wrote, or serves, in headless Chromium: no errors, nothing loaded from elsewhere, every figure is
 drawn, nothing is wider than the window, letters have a contrast of 4.5 with what is behind them, no heading skips a level, no
-label of a figure is struck by a line or overlaps another; the pointer on a curve tells its values and a drag shows a part of it. Takes
+label of a figure is struck by a line or overlaps another, letters of figures are 12 to 18 pixels high; the pointer on a curve tells its
+values and a drag shows a part of it. Takes
 screenshots, light and dark, 1280 and 400 pixels wide, the whole page too, and prints it to PDF.
 Of a page of `lorafit data --html` also: search, order and ids work, no row is broken out of.
 
@@ -51,11 +52,22 @@ while (seen.nextNode()) {
 return [...new Set(found)];
 """
 
+# Of each figure the drawing that is seen: it has another for other widths.
+DRAWN = "[...document.querySelectorAll('figure > svg')].filter((svg) => svg.checkVisibility())"
+
+# Letters of figures that are not from 12 to 18 pixels high.
+LETTERS = "const seen = " + DRAWN + """;
+return [...new Set(seen.flatMap((svg) => [...svg.querySelectorAll('text')]).flatMap((text) => {
+  const height = parseFloat(getComputedStyle(text).fontSize) * text.getScreenCTM().a;
+  return height >= 12 && height <= 18 ? [] : [`${text.textContent}: ${height.toFixed(1)}`];
+}))];
+"""
+
 # Labels of figures that overlap each other, or that a line strikes which is drawn over no plate of theirs.
-LABELS = """
+LABELS = "const seen = " + DRAWN + """;
 const found = [];
-for (const svg of document.querySelectorAll('figure > svg')) {
-  const name = svg.closest('figure').querySelector('h3, figcaption').textContent;
+for (const svg of seen) {
+  const name = svg.closest('figure').querySelector('h3, h4').textContent;
   const texts = [...svg.querySelectorAll('text')].map((text) => {
     const { left, top, right, bottom } = text.getBoundingClientRect();
     const room = (bottom - top) * 0.2;
@@ -100,10 +112,13 @@ return [...new Set(found)];
 """
 
 
+PLOT = f"{DRAWN}.map((svg) => svg.querySelector('svg.plot')).find((plot) => plot)"
+
+
 def check_curves(script, pointer, is_live):
     """What a curve does under the pointer."""
     middle = script(
-        "const plot = document.querySelector('svg.plot'); if (!plot) return null; plot.scrollIntoView({block: 'center'});"
+        f"const plot = {PLOT}; if (!plot) return null; plot.scrollIntoView({{block: 'center'}});"
         "const grid = plot.closest('figure > svg').querySelector(':scope > rect').getBoundingClientRect();"
         "const path = plot.querySelector('.series path'); if (!path) return null;"
         "const at = path.getPointAtLength(path.getTotalLength() / 2).matrixTransform(path.getScreenCTM());"
@@ -115,8 +130,8 @@ def check_curves(script, pointer, is_live):
     pointer([("move", x, y)])
     told = script("const told = document.querySelector('.told'); return told.hidden ? '' : told.textContent")
     check(len(told.split("\n")) == 3, f"the pointer on a curve tells {told!r}")
-    view = "return document.querySelector('svg.plot').getAttribute('viewBox')"
-    ticks = "return [...document.querySelector('svg.plot').parentNode.querySelectorAll('.grid text')].map((t) => t.textContent)"
+    view = f"return {PLOT}.getAttribute('viewBox')"
+    ticks = f"return [...{PLOT}.parentNode.querySelectorAll('.grid text')].map((t) => t.textContent)"
     before, marks = script(view), script(ticks)
     quarter, height = (right - left) / 4, (top + bottom) / 2
     pointer([("move", left + quarter, height), ("down", 0, 0), ("move", right - quarter, height), ("up", 0, 0)])
@@ -146,7 +161,7 @@ def check_rows(script, capture):
 
     rows = script("return document.querySelectorAll('article').length")
     check(rows > 0, f"{rows} rows are shown")
-    check(script("return document.scripts.length") == 1, "one script")
+    check(script("return document.scripts.length") == 2, "two scripts: that of figures and that of rows")
     foreign = (
         "return [...document.querySelectorAll('pre *')].filter((e) => !['I', 'MARK', 'SPAN'].includes(e.tagName)).length"
     )
@@ -216,9 +231,11 @@ with driver(), tempfile.TemporaryDirectory() as profile:
         time.sleep(0.1)
 
     figures = script(
-        "return [...document.querySelectorAll('figure > svg')].map((svg) => [svg.parentNode.querySelector('h3, figcaption').textContent,"
+        f"return {DRAWN}.map((svg) => [svg.parentNode.querySelector('h3, h4').textContent,"
         " svg.getBoundingClientRect().height, svg.querySelectorAll('path, rect, circle').length])"
     )
+    total = script("return document.querySelectorAll('figure').length")
+    check(len(figures) == total, f"of {total} figures one drawing each is seen: {len(figures)}")
     for title, height, shapes in figures:
         check(height > 50 and shapes > 2, f"figure {title!r} is drawn: {height:.0f} pixels high, {shapes} shapes")
 
@@ -235,6 +252,8 @@ with driver(), tempfile.TemporaryDirectory() as profile:
         check(not skipped, f"{name}: headings follow each other without a gap {skipped or ''}")
         faults = script(LABELS)
         check(not faults, f"{name}: labels are read {faults or ''}")
+        sizes = script(LETTERS)
+        check(not sizes, f"{name}: letters of figures are 12 to 18 pixels high {sizes or ''}")
         shot = cdp("Page.captureScreenshot", captureBeyondViewport=whole)["data"]
         (folder / f"{name}.png").write_bytes(base64.b64decode(shot))
 

@@ -549,6 +549,8 @@ def write_run(folder, steps, total):
         file.write(text[file.tell() :])
 
 
+# The first curves that are seen: a figure has another drawing for other widths.
+PLOT = "[...document.querySelectorAll('#curves svg.plot')].find((plot) => plot.checkVisibility())"
 CARDS = "[...document.querySelectorAll('#runs article')]"
 
 
@@ -577,7 +579,7 @@ def check_runs(browser, runs):
     check(all(label.startswith("Curves of ") for label in labels), f"boxes have names: {labels}")
     # What the pointer says of a curve.
     place = browser.script(
-        "const plot = document.querySelector('#curves svg.plot'); plot.scrollIntoView({block: 'center'});"
+        f"const plot = {PLOT}; plot.scrollIntoView({{block: 'center'}});"
         "const path = plot.querySelector('.series path');"
         "const at = path.getPointAtLength(path.getTotalLength() / 2).matrixTransform(path.getScreenCTM()); return [at.x, at.y]"
     )
@@ -585,11 +587,11 @@ def check_runs(browser, runs):
     said = "return [...document.querySelectorAll('output.told')].map((told) => (told.hidden ? '' : told.textContent)).join('')"
     check(len(browser.script(said).split("\n")) == 3, f"the pointer on a curve says {browser.script(said)!r}")
     browser.point(1, 1)
-    browser.script("document.querySelector('#curves figure > svg').focus()")
-    before = browser.script("return document.querySelector('#curves svg.plot').dataset.x")
+    browser.script(f"{PLOT}.parentNode.focus()")
+    before = browser.script(f"return {PLOT}.dataset.x")
     write_run(runs / "first", 90, 200)
     browser.wait(f"{CARDS}.some((card) => card.textContent.includes('step 90'))")
-    browser.wait(f"document.querySelector('#curves svg.plot').dataset.x !== '{before}'")
+    browser.wait(f"{PLOT}.dataset.x !== '{before}'")
     check(browser.script("return window.unloaded") == "not", "a run that goes on is shown without a reload")
     check(browser.script("return document.activeElement.matches('#curves figure > svg')"), "and the focus stays")
     write_run(runs / "third", 3, 10)

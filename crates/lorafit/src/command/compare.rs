@@ -187,7 +187,7 @@ pub fn run(args: CompareArgs, given: &Given) -> anyhow::Result<()> {
     let sides = side_by_side.map(|(sides, _)| sides);
     if let Some(file) = &args.html {
         let page = pages::compare::draw(&args.evaluation.data, &table, sides.as_ref());
-        output::file(file, page.as_bytes())?;
+        pages::write(file, &page, args.common.quiet)?;
     }
     match (args.json, sides) {
         (true, Some(sides)) => {

@@ -23,6 +23,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{CLASSIFY, objectives, purpose_of};
 use crate::args::require;
 use crate::args::rows::{RowArgs, data_help};
+use crate::pages;
 use crate::pages::data as page;
 use crate::session::base::{open_model_tokenizer, use_threads};
 use crate::session::limits::Limits;
@@ -212,7 +213,7 @@ fn show(args: &DataArgs, data: &Dataset, labels: &[String], tokenizer: &Tokenize
         let (sources, model, max_seq_len) = (&args.data[..], &args.model[..], args.read.max_seq_len);
         let of = page::Subject { sources, model, max_seq_len, labels };
         let page = page::draw(&of, data, shown, &statistics(), tokenizer)?;
-        return output::file(path, page.as_bytes());
+        return pages::write(path, &page, args.common.quiet);
     }
     let style = Style::of_output();
     for sample in shown.map(|i| data.samples.sample(i)) {

@@ -14,6 +14,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::require;
 use crate::args::sampling::Sampling;
 use crate::args::train::TrainArgs;
+use crate::pages;
 use crate::pages::report::overview::facts;
 use crate::pages::report::sweep::{Sweep, TRIALS};
 use crate::pages::report::training::{NamedRun, last_part};
@@ -23,7 +24,6 @@ use crate::session::adapter_numbers::{self, check_overlap, compared_layer};
 use crate::session::base::{as_trained, open_adapter, open_base, use_threads};
 use crate::session::tokens::Tokens;
 use crate::terminal::error::CliError;
-use crate::terminal::output;
 
 /// The flags of `report`.
 #[derive(Args, Clone, Debug)]
@@ -112,11 +112,7 @@ pub fn run(args: ReportArgs, given: &Given) -> anyhow::Result<()> {
     if let Some(folder) = &args.figures {
         report.write_figures(folder)?;
     }
-    output::file(&args.out, page.as_bytes())?;
-    if !args.common.quiet {
-        output::line(format!("report written to {}", args.out.display()))?;
-    }
-    Ok(())
+    pages::write(&args.out, &page, args.common.quiet)
 }
 
 fn add_sweep(report: &mut Report, args: &ReportArgs) -> anyhow::Result<(String, Facts)> {
@@ -177,7 +173,7 @@ fn add_adapters(
     for (i, ((name, _), file)) in found.iter().zip(&files).enumerate() {
         let base = adapter_numbers::open_base(args.model.as_deref(), file, args.common.quiet)?;
         let of_run = adapter_numbers::of(file, base.as_ref(), files.get(i + 1))?;
-        adapter_section::add(report, name, file, &of_run);
+        adapter_section::add(report, (name, runs.len() == 1), file, &of_run);
         layers.push(of_run);
     }
     for (i, (layers, pair)) in layers.iter().zip(found.windows(2)).enumerate() {

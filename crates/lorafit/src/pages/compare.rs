@@ -9,11 +9,16 @@ use crate::metrics::{SideBySide, Summary};
 use crate::pages::figure::measured;
 use crate::pages::shell::{Cell, Facts, Page, escape, table_of_cells};
 
-const STYLE: &str = "td strong { border-bottom: 2px solid var(--accent); }\n";
+const STYLE: &str = "\
+td strong { border-bottom: 2px solid var(--accent); }
+td.text { min-width: 11rem; }
+td.text strong { display: block; padding-left: .5rem; border-bottom: 0; border-left: 3px solid var(--accent); font-weight: normal; }
+.note strong { color: var(--ink); border-bottom: 2px solid var(--accent); }
+";
 
 const NOTE: &str = "<p class=\"note\">The best of each column is <strong>marked</strong>. Loss, perplexity and metrics \
-    are of the rows that were given to <code>compare</code>, metrics with their 95 % interval; peak memory, tokens/s and \
-    time are from the records of each run. The memory of a trial of a sweep is what was planned for it alone.</p>\n";
+    were computed on the data above, metrics with their 95 % interval; peak memory, tokens/s and time are from the \
+    records of each run. The memory of a trial of a sweep is what was planned for that trial alone.</p>\n";
 
 /// So many rows of answers are on a page.
 const MOST_ANSWERS: usize = 200;
@@ -127,36 +132,73 @@ fn answers(answers: &SideBySide) -> String {
     order.sort_by_key(|(_, best)| best.is_empty());
     order.truncate(MOST_ANSWERS);
     let text = |text: String| Cell { is_text: true, ..Cell::from(text) };
+    let common = Common::of(rows.iter().map(|row| row.prompt.as_str()));
     let heading = |cell: Cell| Cell { is_text: true, ..cell };
     let mut columns = vec![Cell::from("row".to_owned())];
     columns.extend(["prompt", "expected"].map(|name| text(name.to_owned())));
     columns.extend(last_parts(names).into_iter().map(heading));
     let cells = order.iter().map(|(row, best)| {
         let mut cells = vec![Cell::from(row.row.to_string())];
-        cells.extend([shortened(&row.prompt), row.expected.clone()].map(text));
+        let prompt = Cell { title: Some(row.prompt.clone()), ..text(common.without(&row.prompt)) };
+        cells.extend([prompt, text(row.expected.clone())]);
         let answer =
             |(i, answer): (usize, &String)| Cell { is_marked: best.contains(&i), ..text(answer.clone()) };
         cells.extend(row.answers.iter().enumerate().map(answer));
         cells
     });
     let caption = format!(
-        "The answers to {} of {}; the best by {} is marked unless all are equally good. Rows on which answers differ by it stand \
-         first, and else in the order of the data.",
+        "The answers to {} of {}. A line at the left marks the best by {}, unless all are equally good. Rows on which the answers \
+         differ in that come first.{}",
         order.len(),
         counted(rows.len(), "row", "rows"),
-        metric.name
+        metric.name,
+        if common.is_left_out() { " Of prompts, … stands for what all of them have." } else { "" }
     );
     let wins = answers.in_words();
     let wins: String = wins.iter().map(|line| format!("<p>{}</p>\n", escape(line))).collect();
-    wins + &table_of_cells(&caption, &columns, cells)
+    "<h2>Answers</h2>\n".to_owned() + &wins + &table_of_cells(&caption, &columns, cells)
 }
 
-/// A prompt as it is shown; of a long one the end, which is what is answered.
-fn shortened(prompt: &str) -> String {
-    let left_out = prompt.chars().count().saturating_sub(MOST_LETTERS);
-    match left_out {
-        0 => prompt.to_owned(),
-        _ => format!("…{}", prompt.chars().skip(left_out).collect::<String>()),
+/// What all prompts begin and end with, such as a system prompt and marks of a chat template. Whole lines and marks of it are left
+/// out.
+struct Common {
+    /// Bytes at the beginning of each.
+    start: usize,
+    /// Bytes at the end of each.
+    end: usize,
+}
+
+impl Common {
+    fn of<'a>(prompts: impl Iterator<Item = &'a str> + Clone) -> Self {
+        let Some(first) = prompts.clone().next().filter(|_| prompts.clone().nth(1).is_some()) else {
+            return Common { start: 0, end: 0 };
+        };
+        let equal = |one: &[u8], other: &[u8]| one.iter().zip(other).take_while(|(a, b)| a == b).count();
+        let start =
+            prompts.clone().map(|prompt| equal(first.as_bytes(), prompt.as_bytes())).min().unwrap_or(0);
+        let last = |bytes: &[u8], of: [u8; 2]| {
+            bytes.iter().rposition(|byte| of.contains(byte)).map_or(0, |at| at + 1)
+        };
+        let start = last(&first.as_bytes()[..start], [b'\n', b'>']);
+        // What is left of the shortest has its end still to share.
+        let rest = |prompt: &str| prompt.as_bytes()[start..].iter().rev().copied().collect::<Vec<u8>>();
+        let of_first = rest(first);
+        let end = prompts.map(|prompt| equal(&of_first, &rest(prompt))).min().unwrap_or(0);
+        let end = last(&of_first[..end], [b'\n', b'<']);
+        Common { start, end }
+    }
+
+    fn is_left_out(&self) -> bool {
+        self.start + self.end > 0
+    }
+
+    /// A prompt as it is shown; of a long one the end, which is what is answered.
+    fn without(&self, prompt: &str) -> String {
+        let own = &prompt[self.start..prompt.len() - self.end];
+        let left_out = own.chars().count().saturating_sub(MOST_LETTERS);
+        let mark = |is_left_out| if is_left_out { "…" } else { "" };
+        let shown: String = own.chars().skip(left_out).collect();
+        format!("{}{shown}{}", mark(self.start + left_out > 0), mark(self.end > 0))
     }
 }
 
@@ -193,8 +235,7 @@ pub fn draw(data: &[String], judged: &[Compared], side_by_side: Option<&SideBySi
         std::iter::once(name).chain(cells(row).into_iter().skip(1).enumerate().map(cell)).collect()
     });
     let columns: Vec<Cell> = headings(judged).into_iter().map(|name| name.to_owned().into()).collect();
-    let caption = "Runs, and the bases they began from. A base stands before its runs, and these in the order in which they were \
-                   given.";
+    let caption = "The runs, in the order in which they were given, each below the base that it began from.";
     let table = table_of_cells(caption, &columns, rows);
     let mut facts = Facts::default();
     let bases: Vec<&Compared> = judged.iter().filter(|row| row.method == "base").collect();
@@ -214,7 +255,9 @@ pub fn draw(data: &[String], judged: &[Compared], side_by_side: Option<&SideBySi
         scripts: &[],
         policy: "",
     };
-    page.around(&(table + NOTE + &side_by_side.map(answers).unwrap_or_default()))
+    page.around(
+        &("<h2>Runs</h2>\n".to_owned() + &table + NOTE + &side_by_side.map(answers).unwrap_or_default()),
+    )
 }
 
 /// Which rows are best in a column, by their costs and what is shown: rows that show the same are level. None where none is
@@ -260,8 +303,26 @@ mod tests {
     #[test]
     fn of_a_long_prompt_the_end_is_shown() {
         let prompt = "é".repeat(MOST_LETTERS) + "?";
-        let shown = shortened(&prompt);
+        let alone = Common::of(std::iter::once(prompt.as_str()));
+        let shown = alone.without(&prompt);
         assert!(shown.starts_with('…') && shown.ends_with("é?") && shown.chars().count() == MOST_LETTERS + 1);
-        assert_eq!(shortened("short"), "short");
+        assert_eq!(alone.without("short"), "short");
+    }
+
+    #[test]
+    fn lines_that_all_prompts_have_are_left_out() {
+        let shown = |prompts: &[&str]| {
+            let common = Common::of(prompts.iter().copied());
+            prompts.iter().map(|prompt| common.without(prompt)).collect::<Vec<_>>()
+        };
+        let prompts = ["You help.\nuser: light on\nassistant:", "You help.\nuser: lights off\nassistant:"];
+        assert_eq!(shown(&prompts), ["…user: light on…", "…user: lights off…"]);
+        assert_eq!(shown(&["<u>on<end>\n<a>", "<u>off<end>\n<a>"]), ["…on…", "…off…"]);
+        assert_eq!(shown(&["lights on", "lights off"]), ["lights on", "lights off"]);
+        // Nothing is left out twice, whatever prompts share.
+        assert_eq!(shown(&["a\nb\n", "a\nb\n"]), ["…", "…"]);
+        assert_eq!(shown(&["\n\n", "\n\n\n"]), ["…", "…\n"]);
+        assert_eq!(shown(&["é\nü", "é\nö"]), ["…ü", "…ö"]);
+        assert!(shown(&[]).is_empty() && shown(&["", "a\n"]) == ["", "a\n"]);
     }
 }

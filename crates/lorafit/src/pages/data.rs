@@ -9,6 +9,7 @@ use lorafit_data::{Dataset, Tokenizer};
 use lorafit_remedy::amounts::{self, counted};
 
 use crate::pages::shell::{Cards, Facts, Page, escape, note, number, percent, table};
+use crate::pages::{figure, rows};
 use crate::session::pieces::{Piece, pieces};
 use crate::session::rows::{by_label, in_short, place, shapes, treated};
 
@@ -57,7 +58,7 @@ pub fn draw(
     }
     page.push_str("<section aria-label=\"Rows\">\n<h2>Rows</h2>\n");
     page.push_str(&controls(is_scored));
-    let mut rows = 0;
+    let mut written = 0;
     for i in shown.clone() {
         if page.len() > LARGEST_BYTES {
             break;
@@ -65,16 +66,18 @@ pub fn draw(
         let sample = data.samples.sample(i);
         let title = [place(data, sample), in_short(data, of.labels, sample)];
         row(&mut page, &title, sample.row, &pieces(sample, is_scored, tokenizer)?);
-        rows += 1;
+        written += 1;
     }
     let all = data.samples.len();
-    let what = match (rows == all, shown.start) {
+    let what = match (written == all, shown.start) {
         (true, _) => "These are all rows that are trained on.".to_owned(),
-        (false, 0) if rows > 1 => format!("These are the first {} of {} rows.", number(rows), number(all)),
+        (false, 0) if written > 1 => {
+            format!("These are the first {} of {} rows.", number(written), number(all))
+        }
         (false, _) => format!("This is one of {} rows.", number(all)),
     };
     let _ = write!(page, "<p class=\"note\">{what}");
-    if rows < shown.len() {
+    if written < shown.len() {
         let _ = write!(page, " The page would be too large with more.");
     }
     page.push_str("</p>\n</section>\n");
@@ -88,8 +91,14 @@ pub fn draw(
     facts.add("fingerprint", Some(format!("{fingerprint}, of tokens and loss mask")));
     facts.add_machine();
     facts.add_page();
-    let shell =
-        Page { verb: "data", title: &name, facts: &facts, style: STYLE, scripts: &[SCRIPT], policy: "" };
+    let shell = Page {
+        verb: "data",
+        title: &name,
+        facts: &facts,
+        style: STYLE,
+        scripts: &[figure::SCRIPT, SCRIPT],
+        policy: "",
+    };
     Ok(shell.around(&page))
 }
 
@@ -100,7 +109,8 @@ fn controls(is_scored: bool) -> String {
 }
 
 const IN_TRAINED: &str = "<option value=\"trained\">in trained text</option>\n";
-const TRAINED: &str = "<mark>trained text</mark> <mark><i class=\"s\">trained special token</i></mark> ";
+const TRAINED: &str =
+    "<mark>trained text</mark> <mark><i class=\"s\">special token that is trained</i></mark> ";
 const CONTROLS: &str = "\
 <form id=\"controls\" role=\"search\">
 <input type=\"search\" id=\"query\" placeholder=\"Search rows\" aria-label=\"Search rows\" autocomplete=\"off\">
@@ -115,7 +125,7 @@ const CONTROLS: &str = "\
 <label><input type=\"checkbox\" id=\"ids\"> token ids</label>
 <output id=\"found\"></output>
 </form>
-<p class=\"legend\">{legend}<i class=\"s\">special token</i> <span class=\"b\">⏎</span> line break</p>
+<p class=\"legend\">{legend}<i class=\"s\">special token</i> <span><span class=\"b\">⏎</span> line break</span></p>
 ";
 
 /// A sample under its title, which has a second part in small letters.
@@ -162,11 +172,11 @@ fn row(page: &mut String, [place, short]: &[String; 2], line: usize, pieces: &[P
 }
 
 fn figures(max_seq_len: usize, s: &Statistics, labels: &[(&str, usize)]) -> String {
-    let mut page = "<section aria-label=\"Figures\">\n".to_owned();
+    let mut page = "<section aria-label=\"Statistics\">\n<h2>Statistics</h2>\n".to_owned();
     page.push_str(&statistics_cards(s, max_seq_len, labels));
-    page.push_str("<div class=\"columns\">\n<figure>\n");
-    page.push_str(&histogram(s));
-    page.push_str("<figcaption>Rows by their tokens</figcaption>\n</figure>\n<div>\n");
+    page.push_str("<div class=\"columns\">\n");
+    page.push_str(&rows::lengths(&s.histogram).map(|figure| figure.html(3)).unwrap_or_default());
+    page.push_str("<div>\n");
     page.push_str(&lengths(s));
     if !labels.is_empty() {
         let all: usize = labels.iter().map(|(_, texts)| texts).sum();
@@ -188,7 +198,7 @@ fn figures(max_seq_len: usize, s: &Statistics, labels: &[(&str, usize)]) -> Stri
             lines.join(" = ")
         });
         let groups = groups.collect::<Vec<_>>().join("; ");
-        let _ = writeln!(page, "<p><b>Equal rows, the first:</b> lines {groups}</p>");
+        let _ = writeln!(page, "<p><b>Equal rows, the first of them:</b> lines {groups}</p>");
     }
     page.push_str("</div>\n</div>\n</section>\n");
     page
@@ -205,7 +215,8 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize, labels: &[(&str, usize)]
     );
     card("tokens", number(found.tokens), format!("at most {} in a row", number(found.longest)));
     if !found.is_scored {
-        card("trained", percent(s.supervised_share), counted(found.supervised_tokens, "token", "tokens"));
+        let tokens = format!("of the tokens, {} of them", number(found.supervised_tokens));
+        card("trained", percent(s.supervised_share), tokens);
     }
     if let (Some(fewest), Some(most)) =
         (labels.iter().min_by_key(|label| label.1), labels.iter().max_by_key(|label| label.1))
@@ -213,17 +224,17 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize, labels: &[(&str, usize)]
         let note = format!("{} to {} of one", number(fewest.1), counted(most.1, "text", "texts"));
         card("labels", number(labels.len()), note);
     }
-    card("cut", number(found.truncated), format!("to {} tokens", number(max_seq_len)));
+    card("rows cut", number(found.truncated), format!("longer than {} tokens", number(max_seq_len)));
     let (long, empty) = (number(found.overlong), number(found.dropped));
     let dropped = number(found.overlong + found.dropped);
-    card("dropped", dropped, format!("{long} too long, {empty} without a trained token"));
+    card("rows dropped", dropped, format!("{long} too long, {empty} without a trained token"));
     if found.skipped > 0 {
-        card("skipped", number(found.skipped), "rows that cannot be read".to_owned());
+        card("rows skipped", number(found.skipped), "cannot be read".to_owned());
     }
     card("repetitions", number(s.duplicates), "rows equal to an earlier one".to_owned());
-    let batches = format!("of the tokens, in padded batches of {}", counted(s.batch_size, "row", "rows"));
-    card("padded", percent(s.padded_share), batches);
-    card("computed", percent(s.computed_share), "of the tokens, shared prefixes once".to_owned());
+    let batches = format!("of the tokens, in batches of {}", counted(s.batch_size, "row", "rows"));
+    card("computed with padding", percent(s.padded_share), batches);
+    rows::add_computed(&mut cards, s.computed_share, s.batch_size);
     cards.html()
 }
 
@@ -231,59 +242,14 @@ fn statistics_cards(s: &Statistics, max_seq_len: usize, labels: &[(&str, usize)]
 fn lengths(s: &Statistics) -> String {
     let columns = ["", "min", "5 %", "25 %", "median", "75 %", "95 %", "99 %", "max"];
     let trained = (!s.report.is_scored).then_some(("trained", s.supervised_length));
-    let rows = std::iter::once(("row", s.length)).chain(trained).map(|(name, p)| {
+    let rows = std::iter::once(("all", s.length)).chain(trained).map(|(name, p)| {
         let Percentiles { min, p5, p25, median, p75, p95, p99, max } = p;
         let low = [min, p5, p25].map(number);
         let rest = [p75, p95, p99, max].map(number);
         let row = [name.to_owned()].into_iter().chain(low);
         row.chain([amounts::half(median)]).chain(rest).collect::<Vec<_>>()
     });
-    table("Tokens", &columns, rows)
-}
-
-/// Bars beside each other below the names of their axes, each with its count above and its first length below.
-fn histogram(s: &Statistics) -> String {
-    const STEP: usize = 52;
-    const HEIGHT: i64 = 150;
-    /// Height of the name of an axis.
-    const NAME: i64 = 18;
-    let most = s.histogram.iter().map(|bar| bar.samples).max().unwrap_or(1).max(1);
-    let width = STEP * s.histogram.len().max(4);
-    let described: Vec<String> = s
-        .histogram
-        .iter()
-        .map(|bar| format!("{} to {}: {}", bar.from, bar.to, counted(bar.samples, "row", "rows")))
-        .collect();
-    let mut svg = format!(
-        "<svg viewBox=\"0 {} {width} {}\" role=\"img\" aria-label=\"{}\">\n\
-         <text class=\"axis\" x=\"3\" y=\"-4\">rows</text>\n",
-        -NAME,
-        HEIGHT + 44 + 2 * NAME,
-        described.join("; ")
-    );
-    for (i, bar) in s.histogram.iter().enumerate() {
-        // A row that is there leaves a trace.
-        let height = (bar.samples * HEIGHT as usize).div_ceil(most) as i64;
-        let (left, middle, top) = (i * STEP, i * STEP + STEP / 2, HEIGHT + 20 - height);
-        let _ = writeln!(
-            svg,
-            "<g><title>{}</title><rect x=\"{}\" y=\"{top}\" width=\"{}\" height=\"{height}\"/>\
-             <text x=\"{middle}\" y=\"{}\">{}</text><text x=\"{middle}\" y=\"{}\">{}</text></g>",
-            described[i],
-            left + 3,
-            STEP - 6,
-            top - 5,
-            short(bar.samples),
-            HEIGHT + 36,
-            short(bar.from)
-        );
-    }
-    let _ = writeln!(
-        svg,
-        "<text class=\"axis\" x=\"3\" y=\"{}\">tokens of a row, from</text>\n</svg>",
-        HEIGHT + 40 + NAME
-    );
-    svg
+    table("Tokens in a row: the least, percentiles, and the most", &columns, rows)
 }
 
 /// Escaped text with its signs for line breaks set apart.
@@ -291,23 +257,9 @@ fn with_breaks(text: &str) -> String {
     text.replace('\u{23ce}', "<span class=\"b\">\u{23ce}</span>")
 }
 
-/// A number in the width of a bar: 15,300 is `15.3k`.
-fn short(n: usize) -> String {
-    match n {
-        0..10_000 => number(n),
-        10_000..1_000_000 => format!("{:.1}k", n as f64 / 1e3),
-        _ => format!("{:.1}M", n as f64 / 1e6),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_fit_a_bar() {
-        assert_eq!([0, 9_999, 15_300, 2_500_000].map(short), ["0", "9,999", "15.3k", "2.5M"]);
-    }
 
     #[test]
     fn style_and_script_close_nothing_and_load_nothing() {

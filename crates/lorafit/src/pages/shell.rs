@@ -52,7 +52,7 @@ impl Page<'_> {
              {policy} base-uri 'none'; form-action 'none'\">\n\
              <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
              <meta name=\"color-scheme\" content=\"light dark\">\n<title>{title} · lorafit {verb}</title>\n\
-             <style>\n{STYLE}{style}</style>\n</head>\n<body>\n<header><h1>{title}</h1>\n{facts}</header>\n\
+             <style>\n{STYLE}{style}</style>\n</head>\n<body>\n<header><p>lorafit {verb}</p>\n<h1>{title}</h1>\n{facts}</header>\n\
              <main>\n{body}</main>\n{}</body>\n</html>\n",
             scripts.iter().map(script).collect::<String>()
         )
@@ -61,21 +61,25 @@ impl Page<'_> {
 
 /// What a page is about: names and values, some of which are code.
 #[derive(Default)]
-pub struct Facts(String);
+pub struct Facts {
+    html: String,
+    /// Under which words they are folded, where something else is looked for first.
+    folded: Option<&'static str>,
+}
 
 impl Facts {
     /// Adds a fact; one without a value is left out.
     pub fn add(&mut self, name: &str, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
-            let _ = writeln!(self.0, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value.as_ref()));
+            let _ = writeln!(self.html, "<dt>{}</dt><dd>{}</dd>", escape(name), escape(value.as_ref()));
         }
     }
 
     /// Adds a command or a path.
     pub fn add_code(&mut self, name: &str, value: Option<impl AsRef<str>>) {
         if let Some(value) = value {
-            let words = with_whole_words(value.as_ref(), |_| true);
-            let _ = writeln!(self.0, "<dt>{}</dt><dd><code>{words}</code></dd>", escape(name));
+            let words = whole_words(value.as_ref());
+            let _ = writeln!(self.html, "<dt>{}</dt><dd><code>{words}</code></dd>", escape(name));
         }
     }
 
@@ -96,25 +100,47 @@ impl Facts {
         self.add_code("page command", Some(command));
     }
 
+    /// Folds them under these words.
+    pub fn fold(&mut self, words: &'static str) {
+        self.folded = Some(words);
+    }
+
     fn html(&self) -> String {
-        format!("<dl class=\"facts\">\n{}</dl>\n", self.0)
+        let list = format!("<dl class=\"facts\">\n{}</dl>\n", self.html);
+        match self.folded {
+            Some(words) => format!("<details><summary>{}</summary>\n{list}</details>\n", escape(words)),
+            None => list,
+        }
     }
 }
 
 /// Figures as cards: what each is called, its value, and a note below.
 #[derive(Default)]
-pub struct Cards(String);
+pub struct Cards {
+    html: String,
+    count: usize,
+}
 
 impl Cards {
     /// Adds a card.
     pub fn add(&mut self, name: &str, value: &str, note: &str) {
         let [name, value, note] = [name, value, note].map(escape);
-        let _ = writeln!(self.0, "<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>");
+        let _ = writeln!(self.html, "<div><dt>{name}</dt><dd>{value}</dd><dd>{note}</dd></div>");
+        self.count += 1;
     }
 
     /// The cards as HTML.
     pub fn html(&self) -> String {
-        format!("<dl class=\"figures\">\n{}</dl>\n", self.0)
+        format!("<dl class=\"figures\" style=\"--columns: {}\">\n{}</dl>\n", columns(self.count), self.html)
+    }
+}
+
+/// Of so many cards, how many stand in a row where there is room: no row is left nearly empty.
+fn columns(cards: usize) -> usize {
+    match cards {
+        0..=4 => 4,
+        5 | 6 => cards,
+        _ => [6, 5, 4].into_iter().find(|columns| cards.is_multiple_of(*columns)).unwrap_or(4),
     }
 }
 
@@ -206,6 +232,11 @@ pub fn note(text: &str) -> String {
     format!("<p class=\"note\">{}</p>\n", with_whole_words(text, |word| word.starts_with("--")))
 }
 
+/// A command, whose words are not broken.
+pub fn whole_words(command: &str) -> String {
+    with_whole_words(command, |_| true)
+}
+
 /// Text whose words of that kind are not broken behind their hyphens, where somebody would read another flag.
 fn with_whole_words(text: &str, is_whole: impl Fn(&str) -> bool) -> String {
     let word = |word: &str| match is_whole(word) {
@@ -249,6 +280,11 @@ mod tests {
         body.add(hostile, hostile, hostile);
         let html = page.around(&(body.html() + &table(hostile, &[hostile], [[hostile.to_owned()]])));
         assert!(!html.contains("<img") && html.matches(text).count() == 11);
+    }
+
+    #[test]
+    fn cards_stand_in_full_rows_where_they_can() {
+        assert_eq!([1, 4, 5, 6, 7, 8, 9, 10, 12].map(columns), [4, 4, 5, 6, 4, 4, 4, 5, 6]);
     }
 
     #[test]

@@ -98,7 +98,15 @@ fn runs_of_both_methods_are_compared_on_the_same_rows() {
     );
     let text = well(place, &flags);
     assert_eq!(text.lines().count(), 4, "{text}");
-    well(place, &[&flags[..], &["--html", "a.html"]].concat());
+    let told = |flags: &[&str], more: &[&str]| {
+        let output = lorafit(place, &[flags, &["--html", "a.html"], more].concat());
+        let [stdout, stderr] =
+            [output.stdout, output.stderr].map(|text| String::from_utf8(text).expect("text"));
+        assert!(output.status.success() && !stdout.contains("page written"), "{stdout}{stderr}");
+        stderr.matches("page written to a.html\n").count()
+    };
+    let aloud: Vec<&str> = flags.iter().copied().filter(|flag| *flag != "--quiet").collect();
+    assert_eq!([told(&aloud, &[]), told(&aloud, &["--json"]), told(&flags, &[])], [1, 1, 0]);
     let page = fs::read_to_string(place.join("a.html")).expect("a page");
     let of_loss = |row: &Value| format!("{:.4}</strong></td>", row["loss"].as_f64().expect("a loss"));
     let best =

@@ -274,7 +274,7 @@ fn tables(report: &Report, commands: &Commands<'_>) -> String {
         html += &format!("<p class=\"note\">{}.</p>\n", escape(&capital(assumed)));
     }
     html += &recommended(&report.recommendation, commands);
-    html += &chart(report).html();
+    html += &chart(report).html(3);
     html += &of_methods(report);
     html += &of_parts(report);
     html += &of_modules(report);

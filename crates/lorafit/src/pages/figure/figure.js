@@ -7,10 +7,11 @@ const figures = (() => {
   told.hidden = true;
   document.body.append(told);
 
+  const power = (value) => value.toExponential(2).replace(/\.?0+e\+?/, "e");
   const short = (value) => {
     const size = Math.abs(value);
     if (size === 0) return "0";
-    if (size < 1e-3 || size >= 1e6) return value.toExponential(2).replace(/\.?0+e\+?/, "e");
+    if (size < 1e-3 || size >= 1e6) return power(value);
     return String(Number(value.toPrecision(4)));
   };
 
@@ -40,7 +41,11 @@ const figures = (() => {
       const step = Math.max(round((last - first) / wanted), whole ? 1 : 0);
       for (let i = Math.ceil(first / step); i * step <= last; i++) values.push(i * step);
     }
-    return values.filter((value) => !whole || Number.isInteger(value)).map((value) => [to(value), short(value)]);
+    const shown = values.filter((value) => !whole || Number.isInteger(value));
+    // All in one notation: 1e-3 beside 5e-4.
+    const sizes = shown.map(Math.abs).filter((size) => size > 0);
+    const powers = sizes.some((size) => size < 1e-3) && sizes.every((size) => size < 0.1);
+    return shown.map((value) => [to(value), powers && value !== 0 ? power(value) : short(value)]);
   }
 
   // The places of a series in the drawing.
@@ -189,7 +194,10 @@ const figures = (() => {
         else hover(event);
       });
       element.addEventListener("pointercancel", () => ((from = null), choice.removeAttribute("width")));
-      element.addEventListener("pointerleave", hide);
+      // From the area to a line in it, or back, nothing is left.
+      element.addEventListener("pointerleave", ({ relatedTarget: to }) => {
+        if (to !== back && !plot.contains(to)) hide();
+      });
       element.addEventListener("dblclick", () => ((view = [...area]), show()));
     }
     svg.tabIndex = 0;

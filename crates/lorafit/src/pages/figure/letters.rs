@@ -50,6 +50,9 @@ pub(super) struct Look {
 /// The size of letters where nothing else is said, in units of the drawing.
 pub(super) const SIZE: f64 = 13.0;
 
+/// How much wider bold letters are than those that are measured.
+pub(super) const BOLD: f64 = 1.12;
+
 /// Units that `text` is wide. Fonts of systems are hardly ever wider than the one that is measured.
 pub(super) fn width(text: &str, size: f64) -> f64 {
     let advance = |letter| FACE.glyph_hor_advance(FACE.glyph_index(letter).unwrap_or_default()).unwrap_or(0);
@@ -69,13 +72,26 @@ pub(super) fn fitted(text: &str, room: f64, size: f64) -> String {
     (0..letters.len()).rev().map(cut).find(|short| width(short, size) <= room).unwrap_or_default()
 }
 
+/// `text` in lines that are not wider than `room`, broken between words. A word without room keeps its ends.
+pub(super) fn lines(text: &str, room: f64, size: f64) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if width(&format!("{line} {word}"), size) <= room => *line += &format!(" {word}"),
+            _ => lines.push(fitted(word, room, size)),
+        }
+    }
+    lines
+}
+
 /// `text` with its baseline at `(x, y)`, as a line of SVG.
 pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Look, text: &str) -> String {
     let mut attributes = format!(" fill=\"{}\"", look.fill);
     let mut plate = String::new();
     if let Some(paper) = look.plate {
         let size = look.size.unwrap_or(SIZE);
-        let (left, width) = (left(text, x, anchor, size) - 2.0, width(text, size) + 4.0);
+        let more = if look.bold { (BOLD - 1.0) * width(text, size) } else { 0.0 };
+        let (left, width) = (left(text, x, anchor, size) - 2.0, width(text, size) + more + 4.0);
         let (top, height) = (y - 0.85 * size, 1.15 * size);
         let _ = writeln!(
             plate,
@@ -84,7 +100,7 @@ pub(super) fn element(place: Place, (x, y): (f64, f64), anchor: Anchor, look: Lo
         );
     }
     match place {
-        Place::Page | Place::File => {
+        Place::Page(_) | Place::File => {
             if let Some(size) = look.size {
                 let _ = write!(attributes, " font-size=\"{size}\"");
             }
@@ -195,6 +211,14 @@ mod tests {
         assert!(short.starts_with("runs/") && short.ends_with("-42") && short.contains('…'), "{short}");
         assert!((80.0..=100.0).contains(&width(&short, 12.0)), "{short}");
         assert_eq!(fitted("loss", 1.0, 12.0), "");
+    }
+
+    #[test]
+    fn a_text_without_room_is_broken_between_words() {
+        assert_eq!(lines("loss, nats per token", 300.0, 12.0), ["loss, nats per token"]);
+        let broken = lines("loss, nats per token", 80.0, 12.0);
+        assert!(broken.len() == 2 && broken.join(" ") == "loss, nats per token", "{broken:?}");
+        assert!(lines("runs/a-very-long-name", 80.0, 12.0)[0].contains('…'));
     }
 
     #[test]

@@ -55,6 +55,15 @@ pub struct Lines {
     pub y: Axis,
     /// What is drawn, the first below.
     pub series: Vec<Series>,
+    /// Names of the first and the last series, where their shades are those of an order: the legend is a bar of these.
+    pub order: Option<[String; 2]>,
+}
+
+impl Lines {
+    /// Series without an order.
+    pub fn new(x: Axis, y: Axis, series: Vec<Series>) -> Self {
+        Lines { x, y, series, order: None }
+    }
 }
 
 /// What something is called: for people, and as a column of a table.
@@ -117,14 +126,15 @@ impl Axis {
 
 /// Points that belong together.
 pub struct Series {
-    /// For the legend and the CSV; a series without a mark in the legend has one, too.
+    /// What it is.
     pub name: String,
+    /// Which of several things, such as runs, it is of: the legend names each of them once by its colour, and each name once by its
+    /// style.
+    pub group: Option<String>,
     /// Its colour.
     pub colour: Colour,
     /// How it is drawn.
     pub style: Style,
-    /// Whether the legend names it.
-    pub in_legend: bool,
     /// By `x`; what is not finite is left out.
     pub points: Vec<(f64, f64)>,
 }
@@ -132,12 +142,17 @@ pub struct Series {
 impl Series {
     /// A series in the colour of its number: grey from the ninth on.
     pub fn new(name: &str, number: usize, style: Style, points: Vec<(f64, f64)>) -> Self {
-        Series { name: name.to_owned(), colour: Colour::Number(number), style, in_legend: true, points }
+        Series { name: name.to_owned(), group: None, colour: Colour::Number(number), style, points }
+    }
+
+    /// Its name with that of its group, for whoever does not see the others.
+    pub fn full_name(&self) -> String {
+        self.group.as_ref().map_or_else(|| self.name.clone(), |group| format!("{group}: {}", self.name))
     }
 }
 
 /// How a series is drawn.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Style {
     /// A line.
     Solid,
@@ -180,11 +195,13 @@ impl HeatMap {
         self.rows.iter().flat_map(|(_, values)| values).filter_map(|value| *value).collect()
     }
 
-    /// What the colours span where there are outliers, and how many there are.
-    fn without_outliers(&self) -> Option<([f64; 2], usize)> {
+    /// What the colours span where there are outliers, and how many lie below and above.
+    fn without_outliers(&self) -> Option<([f64; 2], [usize; 2])> {
         let values = self.values();
         let [low, high] = self.range.map_or_else(|| scale::without_outliers(&values), |_| None)?;
-        Some(([low, high], values.iter().filter(|value| !(low..=high).contains(*value)).count()))
+        let below = values.iter().filter(|value| **value < low).count();
+        let above = values.iter().filter(|value| **value > high).count();
+        Some(([low, high], [below, above]))
     }
 }
 
@@ -219,14 +236,24 @@ pub struct StackedBars {
 }
 
 /// Where a figure stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     /// In a page: in its colours, its title beside it.
-    Page,
+    Page(Width),
     /// In a file: on white, with its title.
     File,
     /// As in a file, for a program without fonts: letters are outlines.
     Picture,
+}
+
+/// The drawings of a page, of which the style shows the one that suits the room: letters of a drawing that shrinks with the window
+/// could not be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// For a telephone, and for narrow columns.
+    Narrow,
+    /// For columns of half a laptop's window.
+    Wide,
 }
 
 impl Figure {
@@ -235,12 +262,13 @@ impl Figure {
         draw::svg(self, place)
     }
 
-    /// The figure as part of a page.
-    pub fn html(&self) -> String {
+    /// The figure as part of a page, its title a heading of that level.
+    pub fn html(&self, level: u8) -> String {
         format!(
-            "<figure>\n<h3>{}</h3>\n{}<figcaption>{}</figcaption>\n</figure>\n",
+            "<figure>\n<h{level}>{}</h{level}>\n{}{}<figcaption>{}</figcaption>\n</figure>\n",
             escape(&self.title),
-            self.svg(Place::Page),
+            self.svg(Place::Page(Width::Wide)),
+            self.svg(Place::Page(Width::Narrow)),
             escape(&self.caption())
         )
     }
@@ -248,18 +276,18 @@ impl Figure {
     /// How it is read, and what the drawing leaves out.
     fn caption(&self) -> String {
         let outliers = match &self.plot {
-            Plot::HeatMap(map) => map.without_outliers().map(|found| (&map.value.label, found)),
+            Plot::HeatMap(map) => map.without_outliers(),
             Plot::Lines(_) | Plot::Parallel(_) | Plot::StackedBars(_) => None,
         };
         match outliers {
-            Some((what, ([low, high], beyond))) => format!(
-                "{} Colours span {} to {} ({what}); {} outside, more than three interquartile ranges from the quartiles, {} the colour \
-                 of the nearer end.",
+            Some(([low, high], [below, above])) => format!(
+                "{} The colours cover {} to {}; {}, more than three interquartile ranges from the quartiles, {} the colour of the nearer \
+                 end.",
                 self.description,
                 short(scale::three_digits(low)),
                 short(scale::three_digits(high)),
-                counted(beyond, "value", "values"),
-                if beyond == 1 { "has" } else { "have" },
+                counted(below + above, "outlier", "outliers"),
+                if below + above == 1 { "has" } else { "have" },
             ),
             None => self.description.clone(),
         }

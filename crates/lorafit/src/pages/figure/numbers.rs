@@ -6,10 +6,11 @@ use super::{HeatMap, Lines, Parallel, Plot, StackedBars};
 pub fn csv(plot: &Plot) -> String {
     let mut lines: Vec<Vec<String>> = Vec::new();
     match plot {
-        Plot::Lines(Lines { x, y, series }) => {
+        Plot::Lines(Lines { x, y, series, .. }) => {
             lines.push(vec!["series".to_owned(), x.name.column.clone(), y.name.column.clone()]);
             for one in series {
-                let point = |(x, y): &(f64, f64)| vec![one.name.clone(), x.to_string(), y.to_string()];
+                let name = one.full_name();
+                let point = |(x, y): &(f64, f64)| vec![name.clone(), x.to_string(), y.to_string()];
                 lines.extend(one.points.iter().map(point));
             }
         }

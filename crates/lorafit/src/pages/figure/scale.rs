@@ -56,6 +56,11 @@ impl Scale {
 
     /// Round values within the range, about `wanted` of them, with their texts.
     pub fn ticks(&self, wanted: usize) -> Vec<(f64, String)> {
+        self.ticks_by(round_step((self.high - self.low) / wanted.max(1) as f64), wanted)
+    }
+
+    /// As [`Self::ticks`], with steps of that size where they are even.
+    fn ticks_by(&self, step: f64, wanted: usize) -> Vec<(f64, String)> {
         let decades = (self.high / self.low).log10();
         // Even steps would leave the lower part of a longer logarithmic axis bare.
         let values = if self.log && decades >= 0.8 {
@@ -65,7 +70,6 @@ impl Scale {
             let powers = (first..=last).step_by(every).map(|power| 10f64.powi(power));
             powers.flat_map(|power| digits.iter().map(move |digit| digit * power)).collect()
         } else {
-            let step = round_step((self.high - self.low) / wanted.max(1) as f64);
             let (first, last) = ((self.low / step).ceil(), (self.high / step).floor());
             (0..=(last - first).clamp(0.0, 100.0) as usize)
                 .map(|i| (first + i as f64) * step)
@@ -73,18 +77,16 @@ impl Scale {
         };
         let inside =
             |value: &f64| *value >= self.low * (1.0 - 1e-9) - 1e-300 && *value <= self.high * (1.0 + 1e-9);
-        values
-            .into_iter()
-            .filter(|v| self.low < 0.0 || inside(v))
-            .map(|value| (value, short(value)))
-            .collect()
+        with_texts(values.into_iter().filter(|v| self.low < 0.0 || inside(v)).collect())
     }
 
     /// As [`Self::ticks`], at whole numbers only: of counts there is nothing between.
     pub fn whole_ticks(&self, wanted: usize) -> Vec<(f64, String)> {
         // Of few values each is marked.
-        let wanted = wanted.min(((self.high - self.low) as usize).max(1));
-        self.ticks(wanted).into_iter().filter(|(value, _)| (value - value.round()).abs() < 1e-9).collect()
+        let span = (self.high - self.low).floor().max(1.0);
+        let step = round_step(span / (wanted as f64).min(span)).max(1.0);
+        let ticks = self.ticks_by(step, wanted).into_iter();
+        ticks.filter(|(value, _)| (value - value.round()).abs() < 1e-9).collect()
     }
 
     /// The ends.
@@ -103,13 +105,26 @@ fn round_step(step: f64) -> f64 {
         .unwrap_or(10.0 * power)
 }
 
+/// Values of one axis with their texts, all in one notation: 1e-3 beside 5e-4.
+pub fn with_texts(values: Vec<f64>) -> Vec<(f64, String)> {
+    let sizes = || values.iter().map(|value| value.abs()).filter(|size| *size > 0.0);
+    let has_powers = sizes().any(|size| size < 1e-3) && sizes().all(|size| size < 0.1);
+    let text = |value: f64| if has_powers && value != 0.0 { with_power(value) } else { short(value) };
+    values.into_iter().map(|value| (value, text(value))).collect()
+}
+
+/// 0.0002 as `2e-4`.
+fn with_power(value: f64) -> String {
+    // A little more, for powers whose logarithm is rounded.
+    let power = (value.abs().log10() + 1e-9).floor();
+    format!("{}e{power}", trimmed(&format!("{:.2}", value / 10f64.powf(power))))
+}
+
 /// A number in little room: `0.25`, `1500`, `20k`, `3e-5`.
 pub fn short(value: f64) -> String {
     let size = value.abs();
     if size > 0.0 && !(1e-3..1e9).contains(&size) {
-        let power = size.log10().floor();
-        let digits = format!("{:.2}", value / 10f64.powf(power));
-        return format!("{}e{power}", trimmed(&digits));
+        return with_power(value);
     }
     match size {
         1e6.. => format!("{}M", trimmed(&format!("{:.2}", value / 1e6))),
@@ -180,6 +195,16 @@ mod tests {
     }
 
     #[test]
+    fn the_values_of_an_axis_have_one_notation() {
+        let texts = |values: &[f64]| {
+            with_texts(values.to_vec()).into_iter().map(|(_, text)| text).collect::<Vec<_>>()
+        };
+        assert_eq!(texts(&[0.0, 5e-4, 1e-3]), ["0", "5e-4", "1e-3"]);
+        assert_eq!(texts(&[1e-6, 1e-4, 0.01, 1.0]), ["1e-6", "1e-4", "0.01", "1"]);
+        assert_eq!(texts(&[0.005, 0.01]), ["0.005", "0.01"]);
+    }
+
+    #[test]
     fn the_ends_of_a_scale_have_three_digits() {
         let texts = [0.345_789, -12.3456, 0.0, 1999.0, 1.0e-7].map(|value| short(three_digits(value)));
         assert_eq!(texts, ["0.346", "-12.3", "0", "2000", "1e-7"]);
@@ -235,6 +260,17 @@ mod tests {
             assert!(!ticks.is_empty() && ticks.len() <= 12, "{low} to {high}: {ticks:?}");
             assert!(ticks.iter().all(|(value, _)| value.fract() == 0.0), "{ticks:?}");
         }
+    }
+
+    #[test]
+    fn few_counts_are_marked_each() {
+        let marked = |most: f64| {
+            let scale = Scale::of([0.0, most].into_iter(), false).with_zero();
+            scale.whole_ticks(5).into_iter().map(|(value, _)| value).collect::<Vec<_>>()
+        };
+        assert_eq!(marked(1.0), [0.0, 1.0]);
+        assert_eq!(marked(4.0), [0.0, 1.0, 2.0, 3.0, 4.0]);
+        assert_eq!(marked(25.0), [0.0, 10.0, 20.0]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
-use crate::pages::shell::{escape, sentence, table};
+use crate::pages::shell::{sentence, table};
 use crate::session::adapter_numbers::{
     LayerNumbers, OverlapNumbers, has_diverged, modules, modules_of, used, verdict,
 };
@@ -21,9 +21,16 @@ const SAMPLED_ROWS: usize = 8;
 /// Directions of an update that are told one by one.
 const DIRECTIONS: usize = 32;
 
-/// Adds the figures of one adapter, called `name`.
-pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
-    report.html(&format!("<h3>{}</h3>\n", escape(name)));
+/// Adds the figures of one adapter, called `name`: as a part of the section if there are several.
+pub fn add(
+    report: &mut Report,
+    (name, is_alone): (&str, bool),
+    adapter: &AdapterFile,
+    layers: &[LayerNumbers],
+) {
+    if !is_alone {
+        report.part(name);
+    }
     report.note(&match has_diverged(&adapter.path) {
         true => format!("{} The run diverged, so this says nothing of the rank.", sentence(&used(layers))),
         false => format!(
@@ -36,7 +43,7 @@ pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[Lay
     }
     let relative = layers.iter().any(|layer| layer.relative_norm.is_some());
     if !relative {
-        report.note("The base is not on this machine (--model names it), so changes are not shown relative to the weights.");
+        report.note("The base is not on this machine (--model names it), so changes are not shown as a share of the weights.");
     }
     let title = "Which layers change most";
     let size = match relative {
@@ -52,6 +59,9 @@ pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[Lay
     });
     report.figures(vec![size, used]);
     report.html(&medians(layers));
+    report.note(
+        "Spectra: a curve that falls steeply suggests that a smaller rank would do; a level one, that the rank is too small.",
+    );
     report.figures(modules_of(layers).into_iter().map(|module| spectrum(name, layers, module)).collect());
     report.figures(distributions(name, adapter));
 }
@@ -80,10 +90,20 @@ fn heat_map(
         (module.to_owned(), values.collect())
     };
     let (description, range) = match name {
-        "change" => ("Frobenius norm of each weight's update; brighter is larger.", None),
-        "effective_rank" => ("exp of the entropy of the singular values (Roy and Vetterli 2007).", None),
+        "change" if of_value.column == "norm" => {
+            ("Frobenius norm of the update dW of each weight. Brighter is larger.", None)
+        }
+        "change" => (
+            "Frobenius norm of the update dW of each weight W, in per cent of that of W. Brighter is larger.",
+            None,
+        ),
+        "effective_rank" => (
+            "How many directions each dW uses: the exponential of the entropy of its singular values (Roy and Vetterli 2007).",
+            None,
+        ),
         _ => (
-            "Similarity as in Hu et al. 2021, section 7.2: 1 where one subspace contains the other, near 0 for random ones.",
+            "Similarity of the subspaces of both updates (Hu et al. 2021, section 7.2): 1 where one contains the other, near 0 for \
+             random ones.",
             Some([0.0, 1.0]),
         ),
     };
@@ -113,7 +133,7 @@ fn medians(layers: &[LayerNumbers]) -> String {
             format!("{:.2}", of(|layer| layer.stable_rank)),
         ]
     };
-    let columns = ["", "layers", "‖dW‖", "‖dW‖ / ‖W‖", "effective rank", "stable rank"];
+    let columns = ["module", "layers", "‖dW‖", "‖dW‖ / ‖W‖", "effective rank", "stable rank"];
     table("Medians over layers", &columns, modules_of(layers).into_iter().map(row))
 }
 
@@ -129,18 +149,19 @@ fn spectrum(run: &str, layers: &[LayerNumbers], module: &str) -> Figure {
         let name = layer.layer.map_or(layer.path.clone(), |number| format!("layer {number}"));
         Series {
             colour: Colour::Shade(i as f64 / last as f64),
-            in_legend: i == 0 || i + 1 == of_module.len(),
             ..Series::new(&name, 0, Style::Solid, points)
         }
     };
-    let series = of_module.iter().enumerate().map(line).collect();
-    let plot = Plot::Lines(Lines {
-        x: Axis::linear("number of the singular value", "number").whole(),
-        y: Axis::log("singular value of dW", "singular_value"),
-        series,
-    });
-    let title = format!("Spectrum: {module}");
-    let description = "One line per layer. A steep fall suggests that the rank is larger than needed; a level line, that it is too small.";
+    let series: Vec<Series> = of_module.iter().enumerate().map(line).collect();
+    let order = match &series[..] {
+        [first, .., last] => Some([first.name.clone(), last.name.clone()]),
+        [] | [_] => None,
+    };
+    let x = Axis::linear("index of the singular value", "number").whole();
+    let y = Axis::log("singular value of dW", "singular_value");
+    let plot = Plot::Lines(Lines { order, ..Lines::new(x, y, series) });
+    let title = format!("Spectrum of {module}");
+    let description = "Singular values of dW, the largest first; one line per layer.";
     figure(run, &format!("spectrum-{}", slug(module)), &title, description, plot)
 }
 
@@ -150,9 +171,15 @@ type Entries = fn(&Factors) -> Vec<f32>;
 /// How often values are how large, by module, of A, of B and of dW.
 fn distributions(run: &str, adapter: &AdapterFile) -> Vec<Figure> {
     let kinds: [(&str, &str, Entries); 3] = [
-        ("A", "All entries of the factors A.", |factors| factors.a.clone()),
-        ("B", "All entries of the factors B, which start at zero.", |factors| factors.b.clone()),
-        ("dW", "Entries of 8 evenly spaced rows of each dW = s B A.", sampled_rows),
+        ("A", "How the entries of the factors A are distributed.", |factors| factors.a.clone()),
+        ("B", "How the entries of the factors B are distributed, which usually begin at zero.", |factors| {
+            factors.b.clone()
+        }),
+        (
+            "dW",
+            "How the entries of dW = scale · B · A are distributed, of 8 evenly spaced rows of each.",
+            sampled_rows,
+        ),
     ];
     kinds.map(|(name, description, entries)| distribution(run, adapter, name, description, entries)).into()
 }
@@ -206,11 +233,9 @@ fn distribution(run: &str, adapter: &AdapterFile, name: &str, description: &str,
         let points = counts[..BINS].iter().enumerate().map(|(bin, n)| (middle(bin), 100.0 * *n as f64 / all));
         Series::new(module, i, Style::Solid, points.collect())
     });
-    let plot = Plot::Lines(Lines {
-        x: Axis::linear("entry", "entry"),
-        y: Axis::linear("share of the entries, %", "share_percent"),
-        series: series.collect(),
-    });
+    let x = Axis::linear(&format!("value of an entry of {name}"), "entry");
+    let y = Axis::linear("share of the entries, %", "share_percent");
+    let plot = Plot::Lines(Lines::new(x, y, series.collect()));
     figure(run, &format!("entries-{name}"), &format!("Entries of {name}"), description, plot)
 }
 
@@ -220,10 +245,10 @@ pub fn add_overlap(report: &mut Report, one: &str, other: &str, layers: &[LayerN
         |pick: fn(&OverlapNumbers) -> f64| move |layer: &LayerNumbers| layer.overlap.as_ref().map(pick);
     let name = format!("{one}-{other}");
     let chance = median(layers.iter().filter_map(|l| Some(l.overlap.as_ref()?.outputs.by_chance)));
-    report.html(&format!("<h3>{}</h3>\n", escape(&format!("{one} and {other}"))));
+    report.part(&format!("{one} and {other}"));
     report.note(&format!(
-        "Random subspaces would have a similarity of {:.3} (median). Runs with the same random seed start from the same A, so \
-         their input directions may be similar for that reason alone.",
+        "Random subspaces of the same sizes have a similarity of about {:.3} (median over layers). Runs with the same random seed \
+         start from the same A, so their input directions may be similar for that reason alone.",
         chance.unwrap_or_default()
     ));
     report.figures(vec![
@@ -271,8 +296,8 @@ fn directions((one, other): (&str, &str), layer: &str, side: &str, subspaces: &S
     let counts = |most: usize| 1..=most.min(DIRECTIONS);
     let row = |i: usize| (i.to_string(), counts(columns).map(|j| Some(subspaces.similarity(i, j))).collect());
     let map = HeatMap {
-        x: Name::new(&format!("j, strongest directions of {other}"), "directions_j"),
-        y: Name::new(&format!("i, strongest directions of {one}"), "directions_i"),
+        x: Name::new(&format!("j: strongest directions of {other}"), "directions_j"),
+        y: Name::new(&format!("i: strongest directions of {one}"), "directions_i"),
         columns: counts(columns).map(|j| j.to_string()).collect(),
         rows: counts(rows).map(row).collect(),
         value: Name::new("similarity", "similarity"),
@@ -280,8 +305,8 @@ fn directions((one, other): (&str, &str), layer: &str, side: &str, subspaces: &S
     };
     let title = format!("Similarity of the strongest {side} directions");
     let description = format!(
-        "{layer}: similarity of the first i directions of one run and the first j of the other (Hu et al. 2021, section 7.2); \
-         1 where one subspace contains the other. --layer chooses another layer."
+        "{layer}: similarity of the subspaces of the i strongest directions of {one} and the j strongest of {other} (Hu et al. 2021, \
+         section 7.2); 1 where one contains the other. --layer chooses another layer."
     );
     figure(&format!("{one}-{other}"), &format!("directions_{side}"), &title, &description, Plot::HeatMap(map))
 }
@@ -295,11 +320,9 @@ fn angles(name: &str, layers: &[LayerNumbers]) -> Figure {
         Series::new(module, i, Style::Dotted, points)
     };
     let series = modules_of(layers).into_iter().enumerate().map(line).collect();
-    let plot = Plot::Lines(Lines {
-        x: Axis::linear("number of the angle", "number").whole(),
-        y: Axis::linear("principal angle, degrees", "angle_degrees"),
-        series,
-    });
-    let description = "Angles between the output directions of both runs, medians over layers: 0 for a direction that both runs have, 90 for one that only one of them has.";
+    let x = Axis::linear("index of the angle", "number").whole();
+    let plot = Plot::Lines(Lines::new(x, Axis::linear("principal angle, degrees", "angle_degrees"), series));
+    let description = "Angles between the output directions of both runs, medians over layers: 0 for a direction that both runs have, \
+                       90 for one that only one of them has.";
     figure(name, "angles", "Principal angles", description, plot)
 }

@@ -57,9 +57,9 @@ pub fn add(
     report.section("Answers");
     let chat = base.tokenizer.compile_chat_template()?.is_some();
     report.note(match chat {
-        true => "Each prompt as a user's message; the likeliest token each time.",
+        true => "Each prompt is given as a user's message. Answers are greedy: the likeliest token each time.",
         false => {
-            "The model has no chat template, so that each prompt is continued; the likeliest token each time."
+            "The model has no chat template, so each prompt is continued, greedily: the likeliest token each time."
         }
     });
     for (i, prompt) in prompts.iter().enumerate() {

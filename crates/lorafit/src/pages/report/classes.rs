@@ -2,7 +2,7 @@
 
 use lorafit_train::ClassMetrics;
 
-use super::training::{NamedRun, lines, named};
+use super::training::{NamedRun, lines, of_run};
 use crate::pages::figure::{Axis, Figure, Series, Style};
 
 /// The curves; none where no run trains a classifier.
@@ -18,15 +18,15 @@ pub fn curves(runs: &[NamedRun]) -> Option<Figure> {
             continue;
         }
         let number = if runs.len() == 1 { [0, 1] } else { [i, i] };
-        series.push(Series::new(&named(runs, run, "accuracy"), number[0], Style::Solid, accuracy));
-        series.push(Series::new(&named(runs, run, "macro F1"), number[1], Style::Dotted, f1));
+        series.push(of_run(runs, run, Series::new("accuracy", number[0], Style::Solid, accuracy)));
+        series.push(of_run(runs, run, Series::new("macro F1", number[1], Style::Dotted, f1)));
     }
     (!series.is_empty()).then(|| {
         lines(
             "accuracy",
             "Accuracy",
-            "Share of held-out texts that are given their label, and the mean of F1 over the labels.",
-            Axis::linear("% of texts", "share_percent").with_zero(),
+            "Accuracy: the share of held-out texts that get their own label. Macro F1: the mean of F1 over the labels.",
+            Axis::linear("accuracy and macro F1, %", "share_percent").with_zero(),
             series,
         )
     })

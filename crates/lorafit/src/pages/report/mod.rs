@@ -23,6 +23,8 @@ pub const STYLE: &str = include_str!("page.css");
 #[derive(Default)]
 pub struct Report {
     html: String,
+    /// Whether what is added belongs to a part of a section.
+    is_in_part: bool,
     figures: Vec<Figure>,
 }
 
@@ -30,6 +32,13 @@ impl Report {
     /// Begins a section.
     pub fn section(&mut self, title: &str) {
         self.html.push_str(&format!("<h2>{}</h2>\n", escape(title)));
+        self.is_in_part = false;
+    }
+
+    /// Begins a part of a section, such as that of a run.
+    pub fn part(&mut self, title: &str) {
+        self.html.push_str(&format!("<h3>{}</h3>\n", escape(title)));
+        self.is_in_part = true;
     }
 
     /// Adds HTML.
@@ -44,8 +53,17 @@ impl Report {
 
     /// Adds figures, beside each other where there is room.
     pub fn figures(&mut self, figures: Vec<Figure>) {
+        self.figures_and(figures, "");
+    }
+
+    /// Adds figures, and HTML as another beside them.
+    pub fn figures_and(&mut self, figures: Vec<Figure>, html: &str) {
+        let level = if self.is_in_part { 4 } else { 3 };
         self.html.push_str("<div class=\"columns\">\n");
-        figures.iter().for_each(|figure| self.html.push_str(&figure.html()));
+        figures.iter().for_each(|figure| self.html.push_str(&figure.html(level)));
+        if !html.is_empty() {
+            self.html.push_str(&format!("<div>\n{html}</div>\n"));
+        }
         self.html.push_str("</div>\n");
         self.figures.extend(figures);
     }

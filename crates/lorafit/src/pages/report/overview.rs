@@ -90,7 +90,7 @@ fn machine(run: &RunHistory) -> Option<String> {
 pub fn overview(runs: &[NamedRun]) -> String {
     let settings: Vec<Map<String, Value>> = runs.iter().map(settings).collect();
     let names = differing(&settings);
-    let mut columns = vec!["run", "state", "verdict", "before training", "held-out loss", "best at step"];
+    let mut columns = vec!["run", "state", "verdict", "loss before", "held-out loss", "best step"];
     columns.extend(["training loss", "steps", "time"]);
     let has_pairs = runs.iter().any(|run| accuracy(&run.history).is_some());
     if has_pairs {
@@ -106,8 +106,8 @@ pub fn overview(runs: &[NamedRun]) -> String {
         row
     });
     table(
-        "The loss on held-out rows of each run, before training and after the best step, which is kept; the training loss of its \
-         last step; and what runs differ in",
+        "Loss before: on held-out rows, before training. Held-out loss: after the best step, which is kept. Training loss: of the last \
+         step. The last columns are options in which the runs differ.",
         &columns,
         rows,
     )

@@ -5,7 +5,7 @@ use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::preference::PreferenceMetrics;
 use lorafit_train::{Margins, PairMargins};
 
-use super::training::{NamedRun, SMOOTHED_FROM, lines, named, raw, smoothed};
+use super::training::{NamedRun, any_is_long, lines, of_run, raw, smoothed};
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style};
 
 /// A number of judged replies over the steps of runs.
@@ -23,39 +23,39 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         (
             "rewards",
             "Rewards",
-            "Mean reward of the chosen (good) and of the rejected (bad) replies: beta times their log-probability, above that of the \
-             reference where there is one.",
+            "Mean reward of the chosen (good) and of the rejected (bad) replies: beta times their log-probability, less that of the \
+             reference model if there is one.",
             Axis::linear("reward", "reward"),
             vec![chosen(|metrics| metrics.chosen_reward), rejected(|metrics| metrics.rejected_reward)],
         ),
         (
             "margins",
             "Margins of rewards",
-            "Mean reward of the chosen (good) replies above that of the rejected (bad) ones.",
+            "Mean reward of the chosen (good) replies less that of the rejected (bad) ones.",
             Axis::linear("margin", "margin"),
             vec![of_training(|metrics| metrics.margin)],
         ),
         (
             "accuracies",
             "Chosen replies preferred",
-            "Pairs whose chosen reply has the higher reward. Where a run begins at its reference all rewards are 0 at first, and no \
-             pair counts.",
-            Axis::linear("% of pairs", "share_percent").with_zero(),
+            "Share of pairs whose chosen reply has the higher reward. A run that begins at its reference has rewards of 0 at first, so \
+             that no pair counts.",
+            Axis::linear("share of pairs, %", "share_percent").with_zero(),
             vec![of_training(|metrics| metrics.accuracy.map(|share| 100.0 * share))],
         ),
         (
             "log_probabilities",
             "Log-probabilities of replies",
-            "Mean log-probability of the chosen (good) and of the rejected (bad) replies: of all tokens of a reply, or by token where \
-             the objective has it so.",
+            "Mean log-probability of the chosen (good) and of the rejected (bad) replies: the sum over the tokens of a reply, or their \
+             mean if the objective takes that.",
             Axis::linear("log-probability, nats", "log_probability_nats"),
             vec![chosen(|metrics| metrics.chosen_logp), rejected(|metrics| metrics.rejected_logp)],
         ),
         (
             "distance",
             "Distance from the reference",
-            "How far the model is from its reference, in nats by reply, as KTO estimates it from replies to other prompts.",
-            Axis::linear("distance, nats by reply", "distance_nats").with_zero(),
+            "KL divergence of the model from its reference, in nats per reply, as KTO estimates it from replies to other prompts.",
+            Axis::linear("KL divergence, nats per reply", "distance_nats").with_zero(),
             vec![of_training(|metrics| metrics.distance)],
         ),
     ];
@@ -84,17 +84,18 @@ fn series(runs: &[NamedRun], curves: &[Curve]) -> Vec<Series> {
             } else {
                 (Style::Dashed, Style::Points)
             };
-            let name = named(runs, run, &format!("{what}, every step"));
-            if !every_step.is_empty() && every_step.len() < SMOOTHED_FROM {
-                series.push(Series::new(&name, number, line, every_step));
+            let mut add = |name: &str, style, points| {
+                series.push(of_run(runs, run, Series::new(name, number, style, points)));
+            };
+            let name = format!("{what}, every step");
+            if !every_step.is_empty() && !any_is_long(runs, |step| value(step.preference)) {
+                add(&name, line, every_step);
             } else if !every_step.is_empty() {
                 // Of several runs two curves of each would hide each other.
                 if is_alone || curves.len() == 1 {
-                    series.push(Series::new(&name, number, Style::Faint, every_step));
+                    add(&name, Style::Faint, every_step);
                 }
-                let points = smoothed(steps, |step| value(step.preference));
-                let name = named(runs, run, &format!("{what}, smoothed"));
-                series.push(Series::new(&name, number, line, points));
+                add(&format!("{what}, smoothed"), line, smoothed(steps, |step| value(step.preference)));
             }
             let evaluations = run.history.evaluations.iter();
             let mut held_out: Vec<(f64, f64)> =
@@ -107,7 +108,7 @@ fn series(runs: &[NamedRun], curves: &[Curve]) -> Vec<Series> {
                     format!("{what}, held-out rows")
                 };
                 let number = if is_alone { curves.len() + place } else { i };
-                series.push(Series::new(&named(runs, run, &name), number, dots, held_out));
+                series.push(of_run(runs, run, Series::new(&name, number, dots, held_out)));
             }
         }
     }
@@ -153,13 +154,20 @@ fn histogram(i: usize, run: &str, margins: &PairMargins, runs: usize) -> Option<
     let start = margins.start.as_ref();
     series.extend(start.map(|start| Series::new("before training", 1, Style::Outline(width), count(start))));
     let preferred = |of: &Margins| of.margins.iter().filter(|margin| **margin > 0.0).count() as u64;
-    let before = start.map(|start| format!("before training {}, ", grouped(preferred(start))));
+    let all = counted(latest.margins.len(), "pair", "pairs");
+    let shares = match start {
+        Some(start) => {
+            format!(
+                "in {} of {all} before training, in {} {after}",
+                grouped(preferred(start)),
+                grouped(preferred(latest))
+            )
+        }
+        None => format!("in {} of {all} {after}", grouped(preferred(latest))),
+    };
     let description = format!(
-        "The reward of the chosen reply above that of the rejected one, of each held-out pair. Above 0 the chosen reply is preferred: \
-         {}{after} {} of {}.",
-        before.unwrap_or_default(),
-        grouped(preferred(latest)),
-        counted(latest.margins.len(), "pair", "pairs"),
+        "The reward of the chosen reply less that of the rejected one, of each held-out pair. Above 0 the chosen reply is preferred: \
+         {shares}."
     );
     let (x, y) =
         (Axis::linear("margin of a pair", "margin"), Axis::linear("held-out pairs", "pairs").whole());
@@ -168,6 +176,6 @@ fn histogram(i: usize, run: &str, margins: &PairMargins, runs: usize) -> Option<
         name: if i == 0 { "pair_margins".to_owned() } else { format!("pair_margins-{}", i + 1) },
         title: format!("Margins of held-out pairs{of_run}"),
         description,
-        plot: Plot::Lines(Lines { x, y, series }),
+        plot: Plot::Lines(Lines::new(x, y, series)),
     })
 }

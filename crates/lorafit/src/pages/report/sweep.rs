@@ -15,7 +15,7 @@ use crate::metrics::Direction;
 use crate::pages::figure::{
     Axis, Figure, Lines, Parallel, ParallelAxis, Plot, Series, Style, measured, short,
 };
-use crate::pages::shell::{Cards, Facts, number, sentence, table};
+use crate::pages::shell::{Cards, Facts, escape, number, sentence, table};
 use crate::sweep::folder::{TrialState, order};
 use crate::sweep::settings::{Ranking, SEED, Seen, Setting, mean_in_words};
 
@@ -168,7 +168,9 @@ impl Sweep {
         }
         let varied = self.varied();
         if let Some(ranking) = &self.ranking {
-            ranking.verdict().iter().for_each(|verdict| report.note(&sentence(verdict)));
+            if let Some(verdict) = ranking.verdict() {
+                report.html(&format!("<p class=\"verdict\">{}</p>\n", escape(&sentence(&verdict))));
+            }
             report.html(&self.board_of_settings(ranking, &varied));
         }
         report.html(&self.board(&varied));
@@ -179,9 +181,8 @@ impl Sweep {
         };
         if self.trials.iter().filter(|trial| trial.metric.is_some()).count() > 1 && !varied.is_empty() {
             report.section("Options and metric");
-            report.figures(vec![self.parallel(&varied)]);
-            report.section("Slices");
-            report.figures(varied.iter().filter_map(|option| self.slice(option)).collect());
+            let slices = varied.iter().filter_map(|option| self.slice(option));
+            report.figures(std::iter::once(self.parallel(&varied)).chain(slices).collect());
         }
     }
 
@@ -275,18 +276,18 @@ impl Sweep {
                 .map(|(name, i, points)| Series::new(name, i, Style::Points, points))
         };
         let (series, description) = match &self.ranking {
-            None => (Vec::from(of_trials(0)), "One dot per trial, whatever its other options."),
+            None => (Vec::from(of_trials(0)), "One dot per trial, whatever its other options are."),
             Some(ranking) => {
                 let [mean, whiskers] = self.means(ranking, option);
                 let [finished, others] = of_trials(1);
                 let finished = Series { name: "each seed".to_owned(), style: Style::Specks, ..finished };
-                let description = "A dot with an interval for each setting, whatever its other options: the mean over its seeds, and one \
-                     standard error to each side. Small dots are its trials.";
+                let description = "A dot with an interval for each setting, whatever its other options are: the mean over its seeds, plus and \
+                     minus one standard error. Small dots are its trials.";
                 (vec![finished, others, whiskers, mean], description)
             }
         };
         let series = series.into_iter().filter(|series| !series.points.is_empty()).collect();
-        let plot = Plot::Lines(Lines { x: axis, y: self.metric_axis(), series });
+        let plot = Plot::Lines(Lines::new(axis, self.metric_axis(), series));
         let title = format!("{} over {option}", self.metric);
         let name = format!("slice-{}", slug(option));
         Some(Figure { name, title, description: description.to_owned(), plot })
@@ -346,7 +347,7 @@ impl Sweep {
             row.push(trial.state.name().to_owned());
             row
         };
-        table("Leader board, the best first", &columns, self.trials.iter().map(row))
+        table("Trials, the best first", &columns, self.trials.iter().map(row))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use lorafit_data::statistics::Bar;
 use lorafit_remedy::amounts::{self, counted, duration};
 use lorafit_remedy::printable;
 use lorafit_train::{
@@ -13,7 +14,8 @@ use super::overview::{kept, overview};
 use super::{Report, classes, preference};
 use crate::args::train::TrainArgs;
 use crate::pages::figure::{Axis, Figure, Lines, Plot, Series, Style, measured};
-use crate::pages::shell::{Cards, escape, number, percent, sentence, table};
+use crate::pages::rows;
+use crate::pages::shell::{Cards, escape, number, percent, sentence, table, whole_words};
 use crate::session::memory_table::parts as memory_parts;
 use crate::session::verdict::in_words;
 use crate::sweep::folder::is_trial;
@@ -79,23 +81,28 @@ pub fn last_part(dir: &Path) -> String {
 
 /// Adds what there is to say of how `runs` went.
 pub fn add(report: &mut Report, runs: &[NamedRun]) {
-    report.section("Runs");
+    report.section(if runs.len() == 1 { "Run" } else { "Runs" });
     if runs.len() > 1 {
         report.html(&overview(runs));
     }
     for run in runs {
         if runs.len() > 1 {
-            report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
+            report.part(&run.name);
         }
         report.html(&cards(run));
         if let (Some(verdict), Some(args)) = (&run.history.verdict, &run.args) {
             let rows = run.history.data.as_ref().and_then(|data| data.get("rows")?.as_u64());
-            for line in in_words(verdict, args, &run.history.dir, rows.map(|rows| rows as usize)) {
-                report.note(&sentence(&line));
+            let mut lines =
+                in_words(verdict, args, &run.history.dir, rows.map(|rows| rows as usize)).into_iter();
+            if let Some(outcome) = lines.next() {
+                let outcome = sentence(&outcome).replace(" -> ", " → ");
+                report.html(&format!("<p class=\"verdict\">{}</p>\n", escape(&outcome)));
             }
+            lines.for_each(|line| report.note(&sentence(&line)));
         }
         for damage in &run.history.damage {
-            report.note(&format!("Warning: in the folder of {}, {damage}.", run.name));
+            let text = format!("Warning: in the folder of {}, {damage}.", run.name);
+            report.html(&format!("<p class=\"warning\">{}</p>\n", escape(&text)));
         }
     }
     report.section("Training");
@@ -103,8 +110,7 @@ pub fn add(report: &mut Report, runs: &[NamedRun]) {
     figures.extend(preference::margins(runs));
     report.figures(figures);
     report.section("Memory");
-    report.figures(vec![memory(runs)]);
-    plans(report, runs);
+    memory_section(report, runs);
     report.section("Data");
     data(report, runs);
 }
@@ -114,12 +120,13 @@ pub fn add_configuration(report: &mut Report, runs: &[NamedRun]) {
     report.section("Configuration");
     for run in runs {
         let text = run.history.config.as_deref().unwrap_or("config.toml cannot be read");
-        let command = run.history.origin.command.as_ref().map(|command| format!("# {command}\n"));
+        let command = run.history.origin.command.as_ref();
+        let command = command.map(|command| format!("# {}\n", whole_words(command)));
         report.html(&format!(
             "<details{}><summary>{}</summary>\n<pre>{}{}</pre></details>\n",
             if runs.len() == 1 { " open" } else { "" },
             escape(&run.name),
-            escape(&command.unwrap_or_default()),
+            command.unwrap_or_default(),
             escape(text)
         ));
     }
@@ -220,31 +227,46 @@ pub(super) fn raw(steps: &[StepRecord], value: impl Fn(&StepRecord) -> f64) -> V
     steps.iter().map(|step| (step.step as f64, value(step))).collect()
 }
 
-/// A raw curve and the smoothed one over it, for each run; of a short run, which is not smoothed, the raw one alone.
-fn both(runs: &[NamedRun], what: &str, value: fn(&StepRecord) -> f64) -> Vec<Series> {
-    let of = |(i, run): (usize, &NamedRun)| {
-        let points = raw(&run.history.steps, value);
-        let is_smoothed = points.iter().filter(|(_, value)| value.is_finite()).count() >= SMOOTHED_FROM;
-        let style = if is_smoothed { Style::Faint } else { Style::Solid };
-        let every = Series::new(&named(runs, run, &format!("{what}, every step")), i, style, points);
-        let smooth = is_smoothed.then(|| {
-            let points = smoothed(&run.history.steps, value);
-            Series::new(&named(runs, run, &format!("{what}, smoothed")), i, Style::Solid, points)
-        });
-        std::iter::once(every).chain(smooth)
-    };
-    runs.iter().enumerate().flat_map(of).collect()
+/// What smoothed curves are, beside what is said of a figure.
+const SMOOTHED: &str = "Smoothed: the mean over a twentieth of the run around each step.";
+
+/// Whether a run is long enough to be smoothed. Beside it shorter ones are, too, which leaves them as they are: so each style
+/// says one thing.
+pub(super) fn any_is_long(runs: &[NamedRun], value: impl Fn(&StepRecord) -> f64) -> bool {
+    let count = |run: &NamedRun| run.history.steps.iter().filter(|step| value(step).is_finite()).count();
+    runs.iter().any(|run| count(run) >= SMOOTHED_FROM)
 }
 
-/// The name of a series, with the run's if there are several.
-pub(super) fn named(runs: &[NamedRun], run: &NamedRun, what: &str) -> String {
-    if runs.len() > 1 { format!("{}: {what}", run.name) } else { what.to_owned() }
+/// A raw curve and the smoothed one over it, for each run; where no run is long enough to be smoothed, the raw one alone.
+fn both(runs: &[NamedRun], what: &str, value: fn(&StepRecord) -> f64) -> Vec<Series> {
+    let is_smoothed = any_is_long(runs, value);
+    let named = |how: &str| if what.is_empty() { how.to_owned() } else { format!("{what}, {how}") };
+    let style = if is_smoothed { Style::Faint } else { Style::Solid };
+    let mut all = Vec::new();
+    for (i, run) in runs.iter().enumerate() {
+        let steps = &run.history.steps;
+        let every = Series::new(&named("every step"), i, style, raw(steps, value));
+        all.push(of_run(runs, run, every));
+        if is_smoothed {
+            let smooth = Series::new(&named("smoothed"), i, Style::Solid, smoothed(steps, value));
+            all.push(of_run(runs, run, smooth));
+        }
+    }
+    all
+}
+
+/// A series of a run, as one of its group if there are several runs.
+pub(super) fn of_run(runs: &[NamedRun], run: &NamedRun, series: Series) -> Series {
+    Series { group: (runs.len() > 1).then(|| run.name.clone()), ..series }
 }
 
 /// A figure over optimizer steps.
 pub(super) fn lines(name: &str, title: &str, description: &str, y: Axis, series: Vec<Series>) -> Figure {
-    let plot = Plot::Lines(Lines { x: Axis::linear("optimizer step", "optimizer_step").whole(), y, series });
-    Figure { name: name.to_owned(), title: title.to_owned(), description: description.to_owned(), plot }
+    let x = Axis::linear("optimizer step", "optimizer_step").whole();
+    let has_smoothed = series.iter().any(|one| one.name.ends_with("smoothed"));
+    let description = if has_smoothed { format!("{description} {SMOOTHED}") } else { description.to_owned() };
+    let plot = Plot::Lines(Lines::new(x, y, series));
+    Figure { name: name.to_owned(), title: title.to_owned(), description, plot }
 }
 
 /// The curves of runs: loss, what judged replies come to, learning rate, throughput and the norm of the gradient.
@@ -254,7 +276,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         let points: Vec<_> = run.history.evaluations.iter().map(|e| (e.step as f64, e.loss)).collect();
         if !points.is_empty() {
             let number = if runs.len() == 1 { 1 } else { i };
-            loss.push(Series::new(&named(runs, run, "held-out rows"), number, Style::Dotted, points));
+            loss.push(of_run(runs, run, Series::new("held-out rows", number, Style::Dotted, points)));
         }
     }
     // Losses that fall over more than a decade are read on a logarithmic axis.
@@ -264,7 +286,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
     let axis = Axis { log: high > 10.0 * low, ..axis };
     let of = |value: fn(&StepRecord) -> f64, what: &str| -> Vec<Series> {
         let one = |(i, run): (usize, &NamedRun)| {
-            Series::new(&named(runs, run, what), i, Style::Solid, raw(&run.history.steps, value))
+            of_run(runs, run, Series::new(what, i, Style::Solid, raw(&run.history.steps, value)))
         };
         runs.iter().enumerate().map(one).collect()
     };
@@ -275,7 +297,7 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
         lines(
             "learning_rate",
             "Learning rate",
-            "As set by the schedule.",
+            "Of each step, as the schedule sets it.",
             rate_axis(runs),
             of(|step| step.learning_rate, "learning rate"),
         ),
@@ -284,14 +306,14 @@ pub fn curves(runs: &[NamedRun]) -> Vec<Figure> {
             "Throughput",
             "Tokens of the rows of a step, divided by its wall time.",
             Axis::linear("tokens/s", "tokens_per_s"),
-            both(runs, "throughput", |step| step.tokens_per_s),
+            both(runs, "", |step| step.tokens_per_s),
         ),
         lines(
             "gradient_norm",
             "Norm of the gradient",
-            "Over all trained parameters, before clipping.",
-            Axis::log("norm", "gradient_norm"),
-            both(runs, "gradient", |step| step.grad_norm),
+            "L2 norm over all trained parameters, before clipping.",
+            Axis::log("norm of the gradient", "gradient_norm"),
+            both(runs, "", |step| step.grad_norm),
         ),
     ]);
     figures
@@ -335,8 +357,8 @@ pub fn memory(runs: &[NamedRun]) -> Figure {
     let peaks = runs.iter().flat_map(|run| &run.history.steps).map(|step| step.peak_rss_bytes as f64);
     let most = runs.iter().filter_map(|run| planned_bytes(&run.history)).chain(peaks).fold(0.0, f64::max);
     let (unit, axis) = match most < GIB {
-        true => (MIB, Axis::linear("MiB", "memory_mib")),
-        false => (GIB, Axis::linear("GiB", "memory_gib")),
+        true => (MIB, Axis::linear("memory, MiB", "memory_mib")),
+        false => (GIB, Axis::linear("memory, GiB", "memory_gib")),
     };
     for (i, run) in runs.iter().enumerate() {
         let steps = &run.history.steps;
@@ -345,17 +367,16 @@ pub fn memory(runs: &[NamedRun]) -> Figure {
             (planned_bytes(&run.history), used.first(), used.last())
         {
             let ends = vec![(first.0, planned / unit), (last.0, planned / unit)];
-            series.push(Series::new(&named(runs, run, "planned"), i, Style::Dashed, ends));
+            series.push(of_run(runs, run, Series::new("planned", i, Style::Dashed, ends)));
         }
-        series.push(Series::new(&named(runs, run, "used"), i, Style::Solid, used));
+        series.push(of_run(runs, run, Series::new("used", i, Style::Solid, used)));
     }
-    let description =
-        "The highest resident memory of the process so far, and the plan made before the first step.";
+    let description = "Used: the highest resident memory of the process up to each step. Planned: what was computed before the first step.";
     lines("memory", "Memory, planned and used", description, axis.with_zero(), series)
 }
 
-/// The parts of every plan, and what was used.
-fn plans(report: &mut Report, runs: &[NamedRun]) {
+/// The memory of runs as a figure, and the parts of every plan beside it.
+fn memory_section(report: &mut Report, runs: &[NamedRun]) {
     let trials: Vec<&str> =
         runs.iter().filter(|run| is_trial(&run.history.dir)).map(|run| run.name.as_str()).collect();
     if !trials.is_empty() {
@@ -369,6 +390,7 @@ fn plans(report: &mut Report, runs: &[NamedRun]) {
     let planned: Vec<(&NamedRun, MemoryPlan)> =
         runs.iter().filter_map(|run| Some((run, plan(run)?))).collect();
     if planned.is_empty() {
+        report.figures(vec![memory(runs)]);
         return report.note("No plan was kept.");
     }
     let mib = |bytes: u64| format!("{:.1}", bytes as f64 / (1 << 20) as f64);
@@ -385,7 +407,7 @@ fn plans(report: &mut Report, runs: &[NamedRun]) {
     rows.push(row("used, at most", &|(run, _)| used(run).unwrap_or_else(|| "-".to_owned())));
     let columns = row("MiB", &|(run, _)| run.name.clone());
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-    report.html(&table("The plan, and what was used", &columns, rows));
+    report.figures_and(vec![memory(runs)], &table("Parts of the plan, and what was used", &columns, rows));
 }
 
 fn data(report: &mut Report, runs: &[NamedRun]) {
@@ -396,11 +418,11 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
         };
         // Runs of one dataset have one description.
         if runs[..i].iter().any(|earlier| earlier.history.data.as_ref() == Some(data)) {
-            report.note(&format!("{} was trained on the same data.", run.name));
             continue;
         }
         if runs.len() > 1 {
-            report.html(&format!("<h3>{}</h3>\n", escape(&run.name)));
+            let same = runs[i..].iter().filter(|other| other.history.data.as_ref() == Some(data));
+            report.part(&same.map(|run| run.name.as_str()).collect::<Vec<_>>().join(", "));
         }
         let count = |key: &str| data.get(key).and_then(Value::as_u64).unwrap_or(0) as usize;
         let share = |key: &str| percent(data.get(key).and_then(Value::as_f64).unwrap_or(0.0));
@@ -413,40 +435,40 @@ fn data(report: &mut Report, runs: &[NamedRun]) {
             false => cards.add("rows trained on", &number(count("samples")), &format!("of {rows}")),
         }
         let note = match run.history.loss_over() {
-            LossOver::Tokens | LossOver::Judgements => format!("{} trained", share("supervised_share")),
+            LossOver::Tokens | LossOver::Judgements => {
+                format!("{} of them trained", share("supervised_share"))
+            }
             LossOver::Pairs | LossOver::Texts => "of all texts".to_owned(),
         };
         cards.add("tokens", &number(count("tokens")), &note);
         cards.add(
-            "median row",
+            "median length",
             &amounts::half(length("median")),
-            &format!("tokens; the longest {}", amounts::half(length("max"))),
+            &format!("tokens in a row; the longest has {}", amounts::half(length("max"))),
         );
         let dropped = count("overlong") + count("dropped") + count("skipped");
-        cards.add("cut", &number(count("truncated")), &format!("rows; {} left out", number(dropped)));
+        let cut = format!("too long; {} more left out", number(dropped));
+        cards.add("rows cut", &number(count("truncated")), &cut);
         cards.add("repetitions", &number(count("duplicates")), "rows equal to an earlier one");
-        cards.add("computed", &share("computed_share"), "of the tokens, shared prefixes once");
+        if let Some(share) = data.get("computed_share").and_then(Value::as_f64) {
+            rows::add_computed(&mut cards, share, count("batch_size"));
+        }
         report.html(&cards.html());
-        if let Some(figure) = lengths(data, &run.name, i) {
+        if let Some(figure) = lengths(data, i) {
             report.figures(vec![figure]);
         }
     }
 }
 
-fn lengths(data: &Value, run: &str, i: usize) -> Option<Figure> {
+/// Rows by their length, of the statistics that run `i` kept.
+fn lengths(data: &Value, i: usize) -> Option<Figure> {
     let bar = |bar: &Value| {
-        let at = |key: &str| bar.get(key).and_then(Value::as_f64);
-        Some((at("from")?, at("to")? + 1.0, at("samples")?))
+        let at = |key: &str| Some(bar.get(key)?.as_u64()? as usize);
+        Some(Bar { from: at("from")?, to: at("to")?, samples: at("samples")? })
     };
-    let bars: Vec<(f64, f64, f64)> = data.get("histogram")?.as_array()?.iter().filter_map(bar).collect();
-    let width = bars.first().map(|(from, to, _)| to - from)?;
-    let points = bars.into_iter().map(|(from, to, samples)| ((from + to) / 2.0, samples)).collect();
-    let series = vec![Series::new(run, 0, Style::Bars(width), points)];
-    let (x, y) = (Axis::linear("tokens of a row", "tokens").whole(), Axis::linear("rows", "rows").whole());
-    let plot = Plot::Lines(Lines { x, y, series });
+    let bars: Vec<Bar> = data.get("histogram")?.as_array()?.iter().filter_map(bar).collect();
     let name = if i == 0 { "lengths".to_owned() } else { format!("lengths-{}", i + 1) };
-    let description = "What is trained on, by length.".to_owned();
-    Some(Figure { name, title: "Rows by their tokens".to_owned(), description, plot })
+    Some(Figure { name, ..rows::lengths(&bars)? })
 }
 
 #[cfg(test)]
@@ -478,7 +500,7 @@ mod tests {
             assert!((value - 3.0 * step).abs() < 1e-9, "{step}: {value}");
         }
         assert!(smoothed(&[], |step| step.loss).is_empty());
-        // A curve is called what it is, and each that is drawn has its name in the legend.
+        // A curve is called what it is.
         let dir = tempfile::tempdir().unwrap();
         let run = |steps: u64| {
             let run = dir.path().join(steps.to_string());
@@ -491,9 +513,13 @@ mod tests {
         };
         let runs = [run(39), run(49)];
         let series = both(&runs, "loss", |step| step.loss);
-        assert!(series.iter().all(|one| one.in_legend));
-        let names: Vec<&str> = series.iter().map(|one| one.name.as_str()).collect();
-        assert_eq!(names, ["39: loss, every step", "49: loss, every step", "49: loss, smoothed"]);
+        let names = |series: &[Series]| series.iter().map(Series::full_name).collect::<Vec<_>>();
+        assert_eq!(
+            names(&series),
+            ["39: loss, every step", "39: loss, smoothed", "49: loss, every step", "49: loss, smoothed"]
+        );
+        assert_eq!(series[0].points, series[1].points, "a short run stays as it is");
+        assert_eq!(names(&both(&runs[..1], "", |step| step.loss)), ["every step"]);
     }
 
     /// A run in `dir` with the highest of its learning rates, so many bytes used, and a step that is kept though it is worse than
@@ -535,10 +561,10 @@ mod tests {
         let [one, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let small = worse(one.path(), 2e-4, 280 << 20);
         let large = worse(other.path(), 1e-2, 2 << 30);
-        assert_eq!(axis(memory(std::slice::from_ref(&small))).name.label, "MiB");
+        assert_eq!(axis(memory(std::slice::from_ref(&small))).name.label, "memory, MiB");
         assert!(!rate_axis(std::slice::from_ref(&small)).log);
         let both = [small, large];
-        assert_eq!(axis(memory(&both)).name.label, "GiB");
+        assert_eq!(axis(memory(&both)).name.label, "memory, GiB");
         assert!(rate_axis(&both).log);
     }
 }

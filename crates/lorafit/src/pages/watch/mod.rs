@@ -69,7 +69,7 @@ impl Records {
 
 /// The curves of runs, as HTML.
 fn figures_of(runs: &[NamedRun]) -> String {
-    curves(runs).into_iter().chain([memory(runs)]).map(|figure: Figure| figure.html()).collect()
+    curves(runs).into_iter().chain([memory(runs)]).map(|figure: Figure| figure.html(3)).collect()
 }
 
 /// A run as it is now.
@@ -90,6 +90,7 @@ impl Watching {
             "step": self.status.step,
             "steps": self.status.total_steps,
             "lines": lines(&self.status),
+            "warnings": self.status.warnings,
             "can_stop": self.status.running && self.status.process.is_some(),
             // The signal would reach the process of the sweep, whose trials are many.
             "can_save": self.status.running && self.status.process.is_some() && !is_trial(&self.dir),
@@ -148,6 +149,8 @@ impl Watched {
         );
         let mut facts = facts(&runs);
         facts.add_page_of(&self.command);
+        // How runs go is what a live page is opened for.
+        facts.fold("Model, data and commands");
         let page = Page {
             verb: "watch",
             title: if title.is_empty() { "No run has begun yet" } else { &title },
@@ -287,6 +290,20 @@ mod tests {
         let told = states[0]["lines"].to_string();
         assert!(told.contains("last: held-out loss 3.0000 after step 2"), "{told}");
         assert!(told.contains("best: held-out loss 2.0000 after step 1"), "{told}");
+    }
+
+    #[test]
+    fn what_of_a_folder_is_damaged_is_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let step = "{\"step\":1,\"loss\":2.5,\"grad_norm\":1.0,\"learning_rate\":0.001,\"tokens\":10,\"computed_tokens\":9,\
+                    \"supervised_tokens\":5,\"seconds\":0.5,\"tokens_per_s\":20.0,\"peak_rss_bytes\":1}\n";
+        std::fs::write(dir.path().join("metrics.jsonl"), step.to_owned() + "no step\n").unwrap();
+        let watched = Watched::new(vec![dir.path().to_owned()]).unwrap();
+        let states: Value = serde_json::from_str(&watched.states()).unwrap();
+        let warnings: Vec<&str> =
+            states[0]["warnings"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        assert!(warnings.iter().any(|warning| warning.contains("1 line of metrics.jsonl")), "{warnings:?}");
+        assert!(RUNS.contains("of run.warnings"), "the script of the page reads them");
     }
 
     #[test]

@@ -37,6 +37,7 @@ const liveRuns = (runs, curves, extend) => {
       parts.progress.value = run.step;
       parts.lines.replaceChildren();
       for (const line of run.lines) part("p", parts.lines, line);
+      for (const damage of run.warnings) part("p", parts.lines, `Warning: in its folder, ${damage}.`).className = "warning";
       parts.show(run);
     });
   };

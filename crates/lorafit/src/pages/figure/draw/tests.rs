@@ -10,11 +10,8 @@ fn curve(points: Vec<(f64, f64)>) -> Figure {
         Series::new("one <b>", 0, Style::Faint, points.clone()),
         Series::new("two", 1, Style::Dotted, points),
     ];
-    let plot = Plot::Lines(Lines {
-        x: Axis::linear("step", "step"),
-        y: Axis::log("loss, nats", "loss_nats"),
-        series,
-    });
+    let plot =
+        Plot::Lines(Lines::new(Axis::linear("step", "step"), Axis::log("loss, nats", "loss_nats"), series));
     Figure { name: "loss".into(), title: "Loss & <i>".into(), description: "falls".into(), plot }
 }
 
@@ -55,8 +52,21 @@ fn every_kind_of_figure_is_a_picture_with_ink_in_it() {
         let pixels = resvg::tiny_skia::Pixmap::decode_png(&picture).expect("a PNG");
         let dark = pixels.pixels().iter().filter(|pixel| pixel.red() < 128).count();
         assert!(pixels.width() == 880 && dark > 100, "{}: {dark} dark pixels", figure.name);
-        assert!(figure.svg(Place::Page).contains("var(--ink)") && !figure.svg(Place::File).contains("var("));
+        for place in PAGE {
+            assert!(figure.svg(place).contains("var(--ink)"));
+        }
+        assert!(!figure.svg(Place::File).contains("var("));
     }
+}
+
+/// The drawings of a page.
+const PAGE: [Place; 2] = [Place::Page(Width::Narrow), Place::Page(Width::Wide)];
+
+/// Units that a drawing is wide and high.
+fn size(svg: &str) -> [f64; 2] {
+    let numbers = attribute(svg, "viewBox").unwrap().split(' ');
+    let numbers: Vec<f64> = numbers.map(|number| number.parse().unwrap()).collect();
+    [numbers[2], numbers[3]]
 }
 
 /// A box: left, top, right, bottom.
@@ -115,7 +125,7 @@ fn faults(svg: &str) -> Vec<String> {
     // Plates and bars, each with the number of lines that it was drawn over.
     let mut plates: Vec<(Bounds, usize)> = Vec::new();
     let mut faults = Vec::new();
-    let height: f64 = attribute(svg, "viewBox").unwrap().split(' ').nth(3).unwrap().parse().unwrap();
+    let [width, height] = size(svg);
     let mut struck = |(name, bounds): &(String, Bounds), line: &Line| {
         if crosses(*bounds, line) {
             faults.push(format!("{name} is struck by {line:?}"));
@@ -128,7 +138,8 @@ fn faults(svg: &str) -> Vec<String> {
         } else if tag.starts_with("text ") {
             let name = tag.split('>').nth(1).unwrap().replace("&lt;", "<").replace("&gt;", ">");
             let size = attribute(tag, "font-size").map_or(letters::SIZE, |size| size.parse().unwrap());
-            let (x, y, width) = (number(tag, "x"), number(tag, "y"), letters::width(&name, size));
+            let bold = if tag.contains("font-weight") { BOLD } else { 1.0 };
+            let (x, y, width) = (number(tag, "x"), number(tag, "y"), bold * letters::width(&name, size));
             let left = match attribute(tag, "text-anchor").unwrap() {
                 "start" => x,
                 "middle" => x - width / 2.0,
@@ -152,7 +163,7 @@ fn faults(svg: &str) -> Vec<String> {
         }
     }
     for (i, (name, [left, top, right, bottom])) in texts.iter().enumerate() {
-        if *left < 0.0 || *top < 0.0 || *right > WIDTH + 0.5 || *bottom > height {
+        if *left < 0.0 || *top < 0.0 || *right > width + 0.5 || *bottom > height {
             faults.push(format!("{name} leaves the drawing: {left} to {right}, {top} to {bottom}"));
         }
         for (other, [l, t, r, b]) in &texts[i + 1..] {
@@ -164,6 +175,30 @@ fn faults(svg: &str) -> Vec<String> {
     faults
 }
 
+/// Two series, of training and of evaluations, for each of so many runs.
+fn of_groups(count: usize) -> Vec<Series> {
+    let points = |run: usize| (1..40).map(|x| (f64::from(x), (run + 1) as f64 / f64::from(x))).collect();
+    let of = |run: usize, name, style| Series {
+        group: Some(format!("runs/{run}")),
+        ..Series::new(name, run, style, points(run))
+    };
+    (0..count)
+        .flat_map(|run| [of(run, "every step", Style::Faint), of(run, "held-out rows", Style::Dotted)])
+        .collect()
+}
+
+/// Series in an order.
+fn one_by_one(count: usize) -> Vec<Series> {
+    let points = |i: usize| (1..9).map(|x| (f64::from(x), (i + 1) as f64 / f64::from(x))).collect();
+    let colour = |i: usize| Colour::Shade(i as f64 / (count - 1) as f64);
+    (0..count)
+        .map(|i| Series {
+            colour: colour(i),
+            ..Series::new(&format!("layer {i}"), 0, Style::Solid, points(i))
+        })
+        .collect()
+}
+
 /// Figures with what is hard to fit: long names, many series, values of every size.
 fn crowded() -> Vec<Figure> {
     let long = "runs/smollm2-135m-instruct-lora-rank-8-alpha-16-lr-2e-4-seed-";
@@ -173,10 +208,13 @@ fn crowded() -> Vec<Figure> {
         |i: usize| (1..40).map(|x| (f64::from(x), 10f64.powi(-(i as i32 % 5)) * f64::from(x))).collect();
     let series: Vec<Series> =
         (0..20).map(|i| Series::new(&format!("{long}{i}"), i, Style::Dotted, points(i))).collect();
-    let lines = |x, y, series| Plot::Lines(Lines { x, y, series });
+    let lines = |x, y, series| Plot::Lines(Lines::new(x, y, series));
     let one = |low: f64, high: f64| vec![Series::new("a", 0, Style::Solid, vec![(1.0, low), (2.0, high)])];
     let axis = || Axis::linear("optimizer step", "optimizer_step").whole();
     let mut all = vec![figure(lines(axis(), Axis::log("loss", "loss"), series))];
+    all.push(figure(lines(axis(), Axis::log("loss", "loss"), of_groups(9))));
+    let order = Some([format!("{long}0"), "29".to_owned()]);
+    all.push(figure(Plot::Lines(Lines { order, ..Lines::new(axis(), axis(), one_by_one(30)) })));
     for (low, high) in [(-1e-7, 3e-7), (0.0, 0.0), (123_456.0, 123_457.0), (1e-12, 1e12), (0.99999, 1.00001)]
     {
         all.push(figure(lines(axis(), Axis::linear("a", "a"), one(low, high))));
@@ -188,6 +226,17 @@ fn crowded() -> Vec<Figure> {
     let name = |name: &str| Name::new(name, "name");
     let rows: Vec<(String, Vec<Option<f64>>)> = (0..40).map(row).collect();
     let map = HeatMap { x: name(long), y: name(long), columns, rows, value: name("norm"), range: None };
+    all.push(figure(Plot::HeatMap(map)));
+    let outliers: Vec<Option<f64>> =
+        (0..30).map(|i| Some(if i == 7 { 98.7 } else { 0.275 + f64::from(i) / 60.0 })).collect();
+    let map = HeatMap {
+        x: name("layer"),
+        y: name("module"),
+        columns: (0..30).map(|column| column.to_string()).collect(),
+        rows: vec![("down_proj".to_owned(), outliers)],
+        value: name("‖dW‖ / ‖W‖, %"),
+        range: None,
+    };
     all.push(figure(Plot::HeatMap(map)));
     let axes = |count: usize| {
         (0..count).map(|i| ParallelAxis {
@@ -221,7 +270,7 @@ fn crowded() -> Vec<Figure> {
 fn no_text_is_struck_by_a_line_or_overlaps_another() {
     let simple = [curve(vec![(1.0, 2.0), (2.0, 1.0)]), curve(vec![]), heat_map(), parallel(), stacked_bars()];
     for figure in crowded().iter().chain(&simple) {
-        for place in [Place::Page, Place::File] {
+        for place in PAGE.into_iter().chain([Place::File]) {
             let found = faults(&figure.svg(place));
             assert!(found.is_empty(), "{}:\n{}", figure.svg(place), found.join("\n"));
         }
@@ -252,7 +301,7 @@ fn a_figure_has_eight_colours_and_the_rest_is_grey() {
             .filter(|colour| colour.starts_with("var(--c") || colour == "var(--other)")
             .collect::<std::collections::BTreeSet<_>>()
     };
-    let svg = figure.svg(Place::Page);
+    let svg = figure.svg(PAGE[1]);
     assert_eq!(colours(&svg).len(), 9);
     assert!(svg.contains("12 others, in grey") && svg.contains("(log scale)"));
     assert_eq!(svg.matches("data-name=").count(), 20, "each is named under the pointer");
@@ -264,9 +313,80 @@ fn a_heat_map_says_what_its_colours_leave_out() {
     let Plot::HeatMap(map) = &mut figure.plot else { unreachable!() };
     map.columns = (0..20).map(|column| column.to_string()).collect();
     map.rows = vec![("a".into(), (0..20).map(|i| Some(if i == 7 { 1e6 } else { f64::from(i) })).collect())];
-    let html = figure.html();
-    assert!(html.contains("19 or more") && html.contains("0 to 19 (norm); 1 value outside"), "{html}");
-    assert!(!heat_map().html().contains("outside"));
+    let html = figure.html(3);
+    assert!(html.contains("19 or more") && html.contains("The colours cover 0 to 19; 1 outlier,"), "{html}");
+    assert!(!html.contains("or less"), "nothing is below");
+    assert!(!heat_map().html(3).contains("outlier"));
+}
+
+/// The texts of a drawing with their tags.
+fn texts(svg: &str) -> Vec<(&str, &str)> {
+    svg.split("<text ").skip(1).map(|rest| rest.split('<').next().unwrap().split_once('>').unwrap()).collect()
+}
+
+#[test]
+fn letters_of_a_page_are_read_on_a_telephone_and_not_large_on_a_laptop() {
+    for figure in &crowded() {
+        for (place, pixels) in PAGE.into_iter().zip([368.0, 544.0]) {
+            let svg = figure.svg(place);
+            // What needs more room is scrolled.
+            let least =
+                attribute(&svg, "style").and_then(|style| style.split(['\u{20}', 'p']).nth(1)?.parse().ok());
+            let shown = least.unwrap_or(0.0_f64).max(pixels);
+            for (tag, text) in texts(&svg) {
+                let units = attribute(&format!(" {tag}"), "font-size")
+                    .map_or(letters::SIZE, |size| size.parse().unwrap());
+                let height = units * shown / size(&svg)[0];
+                assert!((12.0..=18.0).contains(&height), "{text}: {height} pixels in {place:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_an_axis_shows_is_not_taken_for_the_legend() {
+    let figure = curve(vec![(1.0, 2.0), (2.0, 1.0)]);
+    for place in PAGE.into_iter().chain([Place::File]) {
+        let svg = figure.svg(place);
+        let look = |text: &str| {
+            let (tag, _) = *texts(&svg)
+                .iter()
+                .find(|(_, found)| *found == text)
+                .unwrap_or_else(|| panic!("{text} in {svg}"));
+            (attribute(&format!(" {tag}"), "fill").unwrap().to_owned(), tag.contains("font-weight"))
+        };
+        let (axis, legend) = (look("loss, nats (log scale)"), look("two"));
+        assert!(axis.0 != legend.0 && axis.1 && !legend.1, "{axis:?} {legend:?}");
+        assert_eq!(look("step"), axis);
+    }
+}
+
+#[test]
+fn runs_are_named_once_by_their_colours_and_curves_once_by_their_styles() {
+    let mut figure = curve(vec![]);
+    let Plot::Lines(lines) = &mut figure.plot else { unreachable!() };
+    lines.series = of_groups(3);
+    let svg = figure.svg(PAGE[1]);
+    let count = |name: &str| texts(&svg).iter().filter(|(_, text)| *text == name).count();
+    for name in ["runs/0", "runs/1", "runs/2", "every step", "held-out rows"] {
+        assert_eq!(count(name), 1, "{name}");
+    }
+    assert!(svg.contains("data-name=\"runs/1: held-out rows\""), "{svg}");
+    assert!(figure.csv().contains("runs/1: held-out rows,"));
+}
+
+#[test]
+fn the_legend_of_an_order_has_all_its_shades() {
+    let mut figure = curve(vec![]);
+    let Plot::Lines(lines) = &mut figure.plot else { unreachable!() };
+    (lines.series, lines.order) = (one_by_one(30), Some(["layer 0".to_owned(), "layer 29".to_owned()]));
+    let svg = figure.svg(PAGE[0]);
+    for shade in 0..SHADES.len() {
+        assert!(svg.contains(&format!("fill=\"var(--s{shade})\"")), "{shade}");
+    }
+    let names: Vec<&str> =
+        texts(&svg).into_iter().map(|(_, text)| text).filter(|text| text.contains("layer")).collect();
+    assert_eq!(names, ["layer 0", "layer 29"]);
 }
 
 #[test]
@@ -283,7 +403,7 @@ fn a_pdf_is_a_page_of_the_size_of_the_drawing() {
 
 #[test]
 fn names_are_text_in_a_figure() {
-    let svg = curve(vec![(1.0, 1.0)]).svg(Place::Page);
+    let svg = curve(vec![(1.0, 1.0)]).svg(PAGE[0]);
     assert!(svg.contains("one &lt;b&gt;") && svg.contains("<title>Loss &amp; &lt;i&gt;</title>"));
 }
 
@@ -291,8 +411,8 @@ fn names_are_text_in_a_figure() {
 fn a_long_curve_keeps_its_peaks_and_little_else() {
     let mut points: Vec<(f64, f64)> = (1..=1_000_000).map(|i| (f64::from(i), 1.0)).collect();
     points[700_123].1 = 50.0;
-    let places: Vec<(f64, f64)> = points.iter().map(|p| (p.0 / 1e6 * WIDTH, p.1)).collect();
-    let kept = thinned(&places);
+    let places: Vec<(f64, f64)> = points.iter().map(|p| (p.0 / 1e6 * 440.0, p.1)).collect();
+    let kept = thinned(&places, 440.0);
     assert!(kept.len() <= 4 * 441 && kept.iter().any(|p| p.1 == 50.0), "{}", kept.len());
-    assert!(curve(points).svg(Place::Page).len() < 200_000);
+    assert!(curve(points).svg(PAGE[1]).len() < 200_000);
 }
