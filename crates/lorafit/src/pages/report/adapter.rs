@@ -11,7 +11,7 @@ use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
 use crate::pages::shell::{escape, sentence, table};
 use crate::session::adapter_numbers::{
-    LayerNumbers, OverlapNumbers, has_diverged, modules, modules_of, used, verdict,
+    LayerNumbers, OverlapNumbers, Unlearnt, modules, modules_of, verdict,
 };
 
 /// Bars of a distribution.
@@ -24,11 +24,12 @@ const DIRECTIONS: usize = 32;
 /// Adds the figures of one adapter, called `name`.
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
     report.html(&format!("<h3>{}</h3>\n", escape(name)));
-    report.note(&match has_diverged(&adapter.path) {
-        true => format!("{} The run diverged, so this says nothing of the rank.", sentence(&used(layers))),
-        false => format!(
-            "{} This is a sign, not a proof: train with another rank and compare the held-out losses.",
-            sentence(&verdict(layers))
+    let unlearnt = Unlearnt::of(&adapter.path);
+    let said = sentence(&verdict(layers, unlearnt.as_ref()));
+    report.note(&match unlearnt {
+        Some(_) => said,
+        None => format!(
+            "{said} This is a sign, not a proof: train with another rank and compare the held-out losses."
         ),
     });
     for beside in &adapter.beside {
