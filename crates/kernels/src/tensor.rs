@@ -8,8 +8,10 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use half::bf16;
+use memmap2::MmapMut;
 
 use crate::gpu::{Float, Gpu, Region, taken};
 
@@ -128,7 +130,12 @@ impl Tensor {
     /// the device computes with.
     pub fn zeros_together(device: Device, lens: &[usize], for_products: bool) -> Vec<Self> {
         match device {
-            Device::Cpu => lens.iter().map(|len| Tensor::zeros(device, *len)).collect(),
+            // Those of products may be narrowed, one after the other.
+            Device::Cpu if for_products => lens.iter().map(|len| Tensor::zeros(device, *len)).collect(),
+            Device::Cpu => {
+                let values = AlignedVec::zeros_together(lens).into_iter();
+                values.map(|values| Tensor { storage: Storage::Cpu(values) }).collect()
+            }
             Device::Cuda(gpu) => {
                 let values = GpuValues::zeros_together(gpu, lens, for_products).into_iter();
                 values.map(|values| Tensor { storage: Storage::Cuda(values) }).collect()
@@ -374,14 +381,28 @@ unsafe impl Zeroed for bf16 {}
 // SAFETY: as above.
 unsafe impl Zeroed for u16 {}
 
-/// A zeroed host buffer aligned to a cache line (and to the widest vector register).
+/// A zeroed host buffer aligned to a cache line (and to the widest vector register). Its memory costs nothing until it is written.
 #[derive(Debug)]
 pub(crate) struct AlignedVec<T: Zeroed = f32> {
-    allocation: NonNull<u8>,
-    /// The first cache line of the allocation.
+    memory: HostMemory,
+    /// The first cache line of the memory.
     values: NonNull<T>,
     len: usize,
 }
+
+/// What an [`AlignedVec`] lies in.
+#[derive(Debug)]
+enum HostMemory {
+    /// The allocator's.
+    Allocated(NonNull<u8>),
+    /// Pages of its own. An allocator that has freed memory writes zeros to all of what it gives again, so that a later run of the
+    /// process would take the whole of buffers of which an earlier one took a part; and it keeps what lies between other
+    /// things. Buffers that are made together share them.
+    Mapped { _pages: Arc<MmapMut> },
+}
+
+/// Buffers of so many bytes have pages of their own, at least: what is left of the last page is little beside them.
+const MAPPED_BYTES: usize = 1 << 16;
 
 // SAFETY: the buffer is uniquely owned; its values are Send and Sync.
 unsafe impl<T: Zeroed> Send for AlignedVec<T> {}
@@ -394,13 +415,41 @@ impl<T: Zeroed> AlignedVec<T> {
 
     pub(crate) fn zeros(len: usize) -> Self {
         let layout = Self::layout(len);
+        if layout.size() >= MAPPED_BYTES {
+            let mut pages = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+            let values = NonNull::from(&mut pages[..]).cast::<T>();
+            return AlignedVec { memory: HostMemory::Mapped { _pages: Arc::new(pages) }, values, len };
+        }
         // SAFETY: the layout has a non-zero size.
         let allocation = unsafe { alloc_zeroed(layout) };
         let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
         let skip = allocation.as_ptr().align_offset(Self::LINE_BYTES);
         // SAFETY: the layout has one line more than the values need.
         let values = unsafe { allocation.add(skip) }.cast::<T>();
-        AlignedVec { allocation, values, len }
+        AlignedVec { memory: HostMemory::Allocated(allocation), values, len }
+    }
+
+    /// As [`AlignedVec::zeros`] for each of `lens`, in pages that are given back with the last of them.
+    pub(crate) fn zeros_together(lens: &[usize]) -> Vec<Self> {
+        let line = Self::LINE_BYTES / size_of::<T>();
+        let ends = lens.iter().scan(0, |end, len| {
+            *end += len.next_multiple_of(line);
+            Some(*end)
+        });
+        let ends: Vec<usize> = ends.collect();
+        let all = Layout::array::<T>(ends.last().copied().unwrap_or(0)).expect("buffer sizes fit an address");
+        if all.size() < MAPPED_BYTES {
+            return lens.iter().map(|len| AlignedVec::zeros(*len)).collect();
+        }
+        let mut pages = MmapMut::map_anon(all.size()).unwrap_or_else(|_| handle_alloc_error(all));
+        let first = NonNull::from(&mut pages[..]).cast::<T>();
+        let pages = Arc::new(pages);
+        let part = |(len, end): (&usize, &usize)| {
+            // SAFETY: the pages have `end` values, of which the `len` from here on are of this buffer alone.
+            let values = unsafe { first.add(end - len.next_multiple_of(line)) };
+            AlignedVec { memory: HostMemory::Mapped { _pages: pages.clone() }, values, len: *len }
+        };
+        lens.iter().zip(&ends).map(part).collect()
     }
 
     /// One line more than asked for, since the system only gives untouched zero pages (memory that costs nothing
@@ -418,8 +467,13 @@ impl<T: Zeroed> Default for AlignedVec<T> {
 
 impl<T: Zeroed> Drop for AlignedVec<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeros` with the same layout.
-        unsafe { dealloc(self.allocation.as_ptr(), Self::layout(self.len)) }
+        match self.memory {
+            // SAFETY: allocated in `zeros` with the same layout.
+            HostMemory::Allocated(allocation) => unsafe {
+                dealloc(allocation.as_ptr(), Self::layout(self.len));
+            },
+            HostMemory::Mapped { .. } => {}
+        }
     }
 }
 
