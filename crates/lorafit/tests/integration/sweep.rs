@@ -522,6 +522,53 @@ fn level_settings_have_no_winner_and_more_seeds_are_added() {
     );
 }
 
+/// Buffers that a trial gave back are given to the next as fresh ones are: what it does not write, it does not take. Each trial has a
+/// peak of its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_trial_takes_no_more_than_the_first() {
+    let place = Place::new(
+        "max-steps = 3\nmicro-batch-tokens = 4096\nmax-seq-len = 512\nrecompute = \"none\"\n",
+        "[search]\nseed = [1, 2, 3, 4]\n",
+    );
+    // Long rows that hardly meet, and share nothing: buffers have room for many of them.
+    let row = |i: usize| {
+        let question: String = (0..if i % 13 == 0 { 100 } else { 2 }).map(|word| format!("{}{i} ", word * 7 + i)).collect();
+        let chat = serde_json::json!({ "messages": [
+            { "role": "user", "content": question },
+            { "role": "assistant", "content": format!("so {}", i * i) },
+        ] });
+        format!("{chat}\n")
+    };
+    fs::write(place.path("rows.jsonl"), (0..26).map(row).collect::<String>()).expect("written");
+    assert_ended_well(&place.sweep(&[]));
+    let peaks: Vec<u64> =
+        place.rows().iter().map(|row| row["peak_rss_bytes"].as_u64().expect("bytes")).collect();
+    let (first, later) = (peaks[0], &peaks[1..]);
+    assert!(later.iter().all(|peak| *peak <= first + (2 << 20)), "{peaks:?}");
+}
+
+/// A flag of train that is typed behind `sweep` is a key of its file, and names of other programs are known.
+#[test]
+fn flags_that_are_keys_of_the_file_are_said_to_be() {
+    let place = Place::new("", GRID);
+    for (typed, told) in [
+        (&["--threads", "2"][..], "tip: set it in the sweep file: threads = VALUE"),
+        (&["--batch_size=2"], "tip: set it in the sweep file: batch-size = VALUE"),
+        (&["--learning-rate", "1"], "tip: set it in the sweep file: lr = VALUE"),
+        (&["--parallel", "2"], "tip: the flag is called --trials-at-once"),
+        (&["--dry-rum"], "tip: a similar argument exists: '--dry-run'"),
+    ] {
+        let output = place.sweep(typed);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(told), "{typed:?}: {error}");
+        assert!(!error.contains("--shard"), "{typed:?}: {error}");
+    }
+    let error = text(&place.sweep(&["--qqq"]).stderr);
+    assert!(error.contains("unexpected argument '--qqq'") && !error.contains("tip:"), "{error}");
+}
+
 #[test]
 fn mistakes_in_a_sweep_file_are_named_with_their_line() {
     for (more, search, told) in [
@@ -546,8 +593,14 @@ fn mistakes_in_a_sweep_file_are_named_with_their_line() {
         ("", "[search]\nweight-decay = { log-uniform = [0, 1] }\n", "begins above 0"),
         ("", "[search]\nweight-decay = { uniform = [1, 0] }\n", "two numbers, the lower first"),
         ("", "[search]\nweight-decay = { uniform = [0.1, 0.2] }\n", "is a range, which has no grid"),
-        ("rank = 8", "[search]\nrank = [2]\n", "`rank` is set twice"),
-        ("", "[search]\nthreads = [1]\n", "cannot be searched"),
+        ("rank = 8", "[search]\nrank = [2]\n", "line 10: `rank` is set twice\nhint: give it one value or search it"),
+        (
+            "",
+            "[search]\nthreads = [1]\n",
+            "line 10: `threads` cannot be searched: it is the same for all trials\nhint: give it one value, above",
+        ),
+        ("", "[serach]\nrank = [2]\n", "unknown table [serach]\nhint: did you mean [search]?"),
+        ("", "[other]\nrank = [2]\n", "unknown table [other]\nhint: its tables are [search] and [sweep]"),
         ("max-steps = 3", "[search]\nepochs = [1]\n", "`epochs` and `max-steps` exclude each other"),
         (
             "",
