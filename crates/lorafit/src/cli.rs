@@ -194,6 +194,8 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
         // It has the flag that was not meant.
         error.remove(ContextKind::Usage);
     }
+    // Nobody means an unknown flag as a file, which is the other tip there is.
+    error.remove(ContextKind::Suggested);
     if let Some(tip) = tip {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }

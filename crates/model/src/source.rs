@@ -385,6 +385,12 @@ pub fn models_near(model: &str) -> Option<String> {
     nearby::in_words("models", &nearby::find(Path::new(model), &["models", "."], is_model))
 }
 
+/// As [`models_near`], of what is taken for a name of the hub, where a folder of its first part is here.
+fn models_beside(name: &str) -> String {
+    let is_path = Path::new(name).parent().is_some_and(Path::is_dir);
+    models_near(name).filter(|_| is_path).map(|near| format!(" ({near})")).unwrap_or_default()
+}
+
 impl SourceError {
     /// What the user can do.
     pub fn hint(&self) -> Option<Remedy> {
@@ -412,7 +418,7 @@ impl SourceError {
                 "build with the feature `hub`, or download the model and pass its folder".into()
             }
             SourceError::Unreachable { what, .. } => {
-                let near = models_near(what).map(|near| format!(" ({near})")).unwrap_or_default();
+                let near = models_beside(what);
                 format!(
                     "check the network, HTTPS_PROXY and HF_ENDPOINT, then run it again: what has arrived is \
                      kept; if a path was meant, there is nothing of that name here{near}"
@@ -424,7 +430,7 @@ impl SourceError {
                 "check the part after @: a branch, tag or commit".into()
             }
             SourceError::Missing { what, .. } => {
-                let near = models_near(what).map(|near| format!(" ({near})")).unwrap_or_default();
+                let near = models_beside(what);
                 format!(
                     "check the spelling of the name and the revision; a path is looked up from the current folder{near}"
                 )

@@ -16,7 +16,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::pages::figure;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::adapter_numbers::{
-    self, LayerNumbers, OverlapNumbers, Unlearnt, check_overlap, modules_of, verdict,
+    self, LayerNumbers, OverlapNumbers, NoAdvice, check_overlap, modules_of, verdict,
 };
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};
@@ -96,7 +96,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = args.model.clone().or_else(|| adapter_numbers::base_of_run(&adapter.path));
     let facts = Facts::of(&adapter, model.as_deref(), base.as_ref().map(ModelFiles::config));
     let readings = facts.readings();
-    let verdict = verdict(&layers, Unlearnt::of(&adapter.path).as_ref());
+    let verdict = verdict(&layers, NoAdvice::of(&adapter.path).as_ref());
     if args.json {
         let object = json!({
             "adapter": adapter.path,

@@ -195,16 +195,16 @@ fn run_of(dir: &Path) -> Option<&Path> {
     dir.ancestors().take(3).find(|dir| dir.join("config.toml").is_file())
 }
 
-/// Why the numbers of an adapter say nothing about its rank: what its run came to, and what to do next.
+/// Why the numbers of an adapter give no advice on its rank: what its run came to, and what to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unlearnt {
+pub struct NoAdvice {
     /// What the run did: `diverged`.
     pub came_to: &'static str,
     /// What to change in a run after it.
     pub next: String,
 }
 
-impl Unlearnt {
+impl NoAdvice {
     /// Of the adapter in `dir`; `None` where its run learnt something, and where nobody knows.
     pub fn of(dir: &Path) -> Option<Self> {
         let run = run_of(dir)?;
@@ -222,13 +222,13 @@ impl Unlearnt {
         };
         let advice = TrainArgs::of_run(run)
             .and_then(|args| Advice { verdict: &verdict, args: &args, out: run, rows: None }.change());
-        let next = advice.unwrap_or_else(|| "train a run that learns first".to_owned());
-        Some(Unlearnt { came_to, next })
+        let next = advice.unwrap_or_else(|| "train a run that learns".to_owned());
+        Some(NoAdvice { came_to, next })
     }
 
     /// As a sentence about the numbers.
     pub fn in_words(&self) -> String {
-        let Unlearnt { came_to, next } = self;
+        let NoAdvice { came_to, next } = self;
         format!("this says nothing about the rank, because the run {came_to}; first {next}")
     }
 }
@@ -246,9 +246,9 @@ fn used(layers: &[LayerNumbers]) -> String {
 /// Whether the rank was too large or too small, in words, by the median over the layers that changed; or why nothing says so.
 ///
 /// This is a sign, not a proof: the held-out loss of a run with another rank decides.
-pub fn verdict(layers: &[LayerNumbers], unlearnt: Option<&Unlearnt>) -> String {
-    match unlearnt {
-        Some(unlearnt) => format!("{}: {}", used(layers), unlearnt.in_words()),
+pub fn verdict(layers: &[LayerNumbers], no_advice: Option<&NoAdvice>) -> String {
+    match no_advice {
+        Some(no_advice) => format!("{}: {}", used(layers), no_advice.in_words()),
         None => advice(layers),
     }
 }
@@ -352,11 +352,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let best = dir.path().join("best");
         std::fs::create_dir(&best).unwrap();
-        assert_eq!(Unlearnt::of(&best), None, "no run");
+        assert_eq!(NoAdvice::of(&best), None, "no run");
         let config = "model = \"m\"\ndata = \"d\"\nout = \"o\"\nlr = 1e-1\nmax-steps = 20\n";
         std::fs::write(dir.path().join("config.toml"), config).unwrap();
         std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
-        assert_eq!(Unlearnt::of(&best), None, "no verdict");
+        assert_eq!(NoAdvice::of(&best), None, "no verdict");
         let layers = [layer(8, 2.0)];
         for (outcome, to, expected) in [
             (r#""diverged""#, 8.75, Some("because the run diverged; first lower the learning rate: --lr ")),
@@ -373,8 +373,8 @@ mod tests {
                 r#"{{"outcome":{outcome},"from":3.5,"to":{to},"of":"held-out","few_rows":false,"skipped":0}}"#
             );
             std::fs::write(dir.path().join("verdict.json"), verdict_of_run).unwrap();
-            let of_best = Unlearnt::of(&best);
-            assert_eq!(Unlearnt::of(dir.path()), of_best, "{outcome}");
+            let of_best = NoAdvice::of(&best);
+            assert_eq!(NoAdvice::of(dir.path()), of_best, "{outcome}");
             let told = verdict(&layers, of_best.as_ref());
             assert!(told.starts_with("about 2.0 of 8 directions are used"), "{told}");
             match expected {

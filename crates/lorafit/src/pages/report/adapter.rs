@@ -11,7 +11,7 @@ use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
 use crate::pages::shell::{escape, sentence, table};
 use crate::session::adapter_numbers::{
-    LayerNumbers, OverlapNumbers, Unlearnt, modules, modules_of, verdict,
+    LayerNumbers, OverlapNumbers, NoAdvice, modules, modules_of, verdict,
 };
 
 /// Bars of a distribution.
@@ -24,9 +24,9 @@ const DIRECTIONS: usize = 32;
 /// Adds the figures of one adapter, called `name`.
 pub fn add(report: &mut Report, name: &str, adapter: &AdapterFile, layers: &[LayerNumbers]) {
     report.html(&format!("<h3>{}</h3>\n", escape(name)));
-    let unlearnt = Unlearnt::of(&adapter.path);
-    let said = sentence(&verdict(layers, unlearnt.as_ref()));
-    report.note(&match unlearnt {
+    let no_advice = NoAdvice::of(&adapter.path);
+    let said = sentence(&verdict(layers, no_advice.as_ref()));
+    report.note(&match no_advice {
         Some(_) => said,
         None => format!(
             "{said} This is a sign, not a proof: train with another rank and compare the held-out losses."
