@@ -8,7 +8,6 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::sync::Arc;
 
 use half::bf16;
 use memmap2::MmapMut;
@@ -130,12 +129,7 @@ impl Tensor {
     /// the device computes with.
     pub fn zeros_together(device: Device, lens: &[usize], for_products: bool) -> Vec<Self> {
         match device {
-            // Those of products may be narrowed, one after the other.
-            Device::Cpu if for_products => lens.iter().map(|len| Tensor::zeros(device, *len)).collect(),
-            Device::Cpu => {
-                let values = AlignedVec::zeros_together(lens).into_iter();
-                values.map(|values| Tensor { storage: Storage::Cpu(values) }).collect()
-            }
+            Device::Cpu => lens.iter().map(|len| Tensor::zeros(device, *len)).collect(),
             Device::Cuda(gpu) => {
                 let values = GpuValues::zeros_together(gpu, lens, for_products).into_iter();
                 values.map(|values| Tensor { storage: Storage::Cuda(values) }).collect()
@@ -397,8 +391,8 @@ enum HostMemory {
     Allocated(NonNull<u8>),
     /// Pages of its own. An allocator that has freed memory writes zeros to all of what it gives again, so that a later run of the
     /// process would take the whole of buffers of which an earlier one took a part; and it keeps what lies between other
-    /// things. Buffers that are made together share them.
-    Mapped { _pages: Arc<MmapMut> },
+    /// things.
+    Mapped { _pages: MmapMut },
 }
 
 /// Buffers of so many bytes have pages of their own, at least: what is left of the last page is little beside them.
@@ -418,7 +412,7 @@ impl<T: Zeroed> AlignedVec<T> {
         if layout.size() >= MAPPED_BYTES {
             let mut pages = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
             let values = NonNull::from(&mut pages[..]).cast::<T>();
-            return AlignedVec { memory: HostMemory::Mapped { _pages: Arc::new(pages) }, values, len };
+            return AlignedVec { memory: HostMemory::Mapped { _pages: pages }, values, len };
         }
         // SAFETY: the layout has a non-zero size.
         let allocation = unsafe { alloc_zeroed(layout) };
@@ -427,29 +421,6 @@ impl<T: Zeroed> AlignedVec<T> {
         // SAFETY: the layout has one line more than the values need.
         let values = unsafe { allocation.add(skip) }.cast::<T>();
         AlignedVec { memory: HostMemory::Allocated(allocation), values, len }
-    }
-
-    /// As [`AlignedVec::zeros`] for each of `lens`, in pages that are given back with the last of them.
-    pub(crate) fn zeros_together(lens: &[usize]) -> Vec<Self> {
-        let line = Self::LINE_BYTES / size_of::<T>();
-        let ends = lens.iter().scan(0, |end, len| {
-            *end += len.next_multiple_of(line);
-            Some(*end)
-        });
-        let ends: Vec<usize> = ends.collect();
-        let all = Layout::array::<T>(ends.last().copied().unwrap_or(0)).expect("buffer sizes fit an address");
-        if all.size() < MAPPED_BYTES {
-            return lens.iter().map(|len| AlignedVec::zeros(*len)).collect();
-        }
-        let mut pages = MmapMut::map_anon(all.size()).unwrap_or_else(|_| handle_alloc_error(all));
-        let first = NonNull::from(&mut pages[..]).cast::<T>();
-        let pages = Arc::new(pages);
-        let part = |(len, end): (&usize, &usize)| {
-            // SAFETY: the pages have `end` values, of which the `len` from here on are of this buffer alone.
-            let values = unsafe { first.add(end - len.next_multiple_of(line)) };
-            AlignedVec { memory: HostMemory::Mapped { _pages: pages.clone() }, values, len: *len }
-        };
-        lens.iter().zip(&ends).map(part).collect()
     }
 
     /// One line more than asked for, since the system only gives untouched zero pages (memory that costs nothing

@@ -173,7 +173,8 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
     if error.kind() != ErrorKind::UnknownArgument || !typed.starts_with("--") {
         return error;
     }
-    let verb = words.iter().filter_map(|word| word.to_str()).map(words_of).find(|verb| !verb.flags.is_empty());
+    let verb =
+        words.iter().filter_map(|word| word.to_str()).map(words_of).find(|verb| !verb.flags.is_empty());
     let Some(verb) = verb else { return error };
     let is_known = |name: &str| verb.flags.contains(name) || verb.keys.contains(name);
     let other = OTHER_NAMES.iter().find(|(other, own)| *other == name && is_known(own));

@@ -18,7 +18,8 @@ pub fn find(path: &Path, usual: &[&str], is_meant: impl Fn(&Path) -> bool) -> Ve
     let usual = usual.iter().map(Path::new);
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let mut folders = [path, beside].into_iter().chain(usual);
-    folders.find_map(|folder| Some(entries(folder, &name, &is_meant)).filter(|found| !found.is_empty()))
+    folders
+        .find_map(|folder| Some(entries(folder, &name, &is_meant)).filter(|found| !found.is_empty()))
         .unwrap_or_default()
 }
 

@@ -277,9 +277,11 @@ impl ConfigFile {
     /// As [`ConfigFile::error`], of a key of a table.
     pub fn error_below(&self, table: &str, key: &str, what: String) -> CliError {
         let is_head = |line: &str| {
-            line.trim().trim_start_matches('[').trim_start().strip_prefix(table).is_some_and(|rest| {
-                [']', ':'].iter().any(|end| rest.trim_start().starts_with(*end))
-            })
+            line.trim()
+                .trim_start_matches('[')
+                .trim_start()
+                .strip_prefix(table)
+                .is_some_and(|rest| [']', ':'].iter().any(|end| rest.trim_start().starts_with(*end)))
         };
         let head = self.text.lines().position(is_head).unwrap_or(0);
         match self.line_from(head, key) {

@@ -16,7 +16,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::pages::figure;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::adapter_numbers::{
-    self, LayerNumbers, OverlapNumbers, NoAdvice, check_overlap, modules_of, verdict,
+    self, LayerNumbers, NoAdvice, OverlapNumbers, check_overlap, modules_of, verdict,
 };
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};

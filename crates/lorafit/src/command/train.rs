@@ -367,7 +367,11 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
     let all = counted(rows + held_out, "row", "rows");
     let are = if held_out == 1 { "is" } else { "are" };
     let line = format!("{} of {all} {are} held out to judge the run", grouped(held_out as u64));
-    Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all of them") } else { line })
+    Some(if chosen == Validation::AUTO {
+        format!("{line}; --validation none trains on all of them")
+    } else {
+        line
+    })
 }
 
 fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary, processes: usize) {

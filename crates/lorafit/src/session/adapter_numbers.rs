@@ -360,9 +360,21 @@ mod tests {
         let layers = [layer(8, 2.0)];
         for (outcome, to, expected) in [
             (r#""diverged""#, 8.75, Some("because the run diverged; first lower the learning rate: --lr ")),
-            (r#""did-not-learn""#, 3.5, Some("because the run did not learn; first raise the learning rate (--lr ")),
-            (r#""guessing","among":100"#, 3.5, Some("because the run predicts no better than chance; first ")),
-            (r#""too-short""#, 3.5, Some("because the run had too few steps to judge; first train longer: --max-steps ")),
+            (
+                r#""did-not-learn""#,
+                3.5,
+                Some("because the run did not learn; first raise the learning rate (--lr "),
+            ),
+            (
+                r#""guessing","among":100"#,
+                3.5,
+                Some("because the run predicts no better than chance; first "),
+            ),
+            (
+                r#""too-short""#,
+                3.5,
+                Some("because the run had too few steps to judge; first train longer: --max-steps "),
+            ),
             (r#""learnt""#, 1.0, None),
             (r#""begun""#, 3.0, None),
             (r#""still-falling""#, 1.0, None),

@@ -359,10 +359,13 @@ fn space(
     for (key, value) in table {
         let (name, rivals) = file.flag_and_rivals::<TrainArgs>(key)?;
         if flags::is(&name, |facts| !facts.is_searched) {
-            return Err(
-                file.error_below("search", key, format!("`{name}` cannot be searched: it is the same for all trials"))
-                    .hint(format!("give it one value, above [search]: {name} = VALUE"))
-            );
+            return Err(file
+                .error_below(
+                    "search",
+                    key,
+                    format!("`{name}` cannot be searched: it is the same for all trials"),
+                )
+                .hint(format!("give it one value, above [search]: {name} = VALUE")));
         }
         if let Some(rival) = rivals.iter().find(|rival| file.sets(rival) || search.contains_key(*rival)) {
             let text = format!("`{name}` and `{rival}` exclude each other");

@@ -614,7 +614,11 @@ fn mistakes_in_a_sweep_file_are_named_with_their_line() {
         ("", "[search]\nweight-decay = { log-uniform = [0, 1] }\n", "begins above 0"),
         ("", "[search]\nweight-decay = { uniform = [1, 0] }\n", "two numbers, the lower first"),
         ("", "[search]\nweight-decay = { uniform = [0.1, 0.2] }\n", "is a range, which has no grid"),
-        ("rank = 8", "[search]\nrank = [2]\n", "line 10: `rank` is set twice\nhint: give it one value or search it"),
+        (
+            "rank = 8",
+            "[search]\nrank = [2]\n",
+            "line 10: `rank` is set twice\nhint: give it one value or search it",
+        ),
         (
             "",
             "[search]\nthreads = [1]\n",

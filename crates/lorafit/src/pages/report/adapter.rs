@@ -10,9 +10,7 @@ use rayon::prelude::*;
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
 use crate::pages::shell::{escape, sentence, table};
-use crate::session::adapter_numbers::{
-    LayerNumbers, OverlapNumbers, NoAdvice, modules, modules_of, verdict,
-};
+use crate::session::adapter_numbers::{LayerNumbers, NoAdvice, OverlapNumbers, modules, modules_of, verdict};
 
 /// Bars of a distribution.
 const BINS: usize = 61;
