@@ -487,7 +487,7 @@ fn names(columns: &[String]) -> String {
         columns.iter().take(MOST).map(|name| format!("`{}`", name.escape_debug())).collect();
     match columns.len() {
         0 => "no columns".to_owned(),
-        ..=MOST => first.join(", "),
+        1..=MOST => first.join(", "),
         _ => format!("{} and others", first.join(", ")),
     }
 }

@@ -301,7 +301,7 @@ struct Planned {
 }
 
 enum What {
-    Adapter(LoraConfig),
+    Adapter(Box<LoraConfig>),
     Weights(WeightSelection),
 }
 
@@ -309,7 +309,7 @@ impl Planned {
     fn of(args: &TrainArgs, base: &Base) -> anyhow::Result<Self> {
         let trained = Trained::fresh(args, base)?;
         let what = match trained.trainable() {
-            Trainable::Adapter(lora) => What::Adapter(lora.clone()),
+            Trainable::Adapter(lora) => What::Adapter(Box::new(lora.clone())),
             Trainable::Weights(selection) => What::Weights(selection.clone()),
         };
         Ok(Planned { weights: trained.weight_bytes(base), what })
