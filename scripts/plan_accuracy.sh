@@ -29,6 +29,37 @@ evaluate() {
   out=$("$lorafit" eval --json --quiet --model "$model" --data fixtures/data/e2e_train_64.jsonl "$@")
   row "eval, Q4_1 file, E2E rows $*" "$(grep -o '"planned_bytes":[0-9]*' <<<"$out" | cut -d: -f2)" "$(grep -o '"peak_rss_bytes":[0-9]*' <<<"$out" | cut -d: -f2)"
 }
+sweep() { # trials with a batch size, then flags of `sweep`
+  local dir batch="$1" data planned trial
+  shift
+  dir=$(mktemp -d)
+  data="$PWD/fixtures/data/e2e_train_64.jsonl"
+  cat >"$dir/sweep.toml" <<EOF
+model = "$(realpath "$model")"
+data = "$data"
+eval-data = "$data"
+max-steps = 4
+eval-every = 2
+batch-size = $batch
+[search]
+rank = [4, 16]
+lr = [1e-4, 2e-4]
+EOF
+  planned=$("$lorafit" sweep "$dir/sweep.toml" --out "$dir/sweep" --dry-run --json "$@" | grep -o '"planned_bytes":[0-9]*' | cut -d: -f2)
+  "$lorafit" sweep "$dir/sweep.toml" --out "$dir/sweep" --quiet "$@" >/dev/null
+  if [[ "$*" == *--trials-at-once* ]]; then
+    # Trials at once have one peak.
+    row "sweep, Q4_1 file, E2E rows, batches of $batch, $*" "$planned" \
+      "$(cat "$dir"/sweep/trials/*/metrics.jsonl | grep -o '"peak_rss_bytes":[0-9]*' | cut -d: -f2 | sort -n | tail -n 1)"
+  else
+    for trial in "$dir"/sweep/trials/*; do
+      row "trial $(basename "$trial") of a sweep, Q4_1 file, E2E rows, batches of $batch" \
+        "$(grep -o '"planned_bytes": *[0-9]*' "$trial/plan.json" | grep -o '[0-9]*$')" \
+        "$(tail -n 1 "$trial/metrics.jsonl" | grep -o '"peak_rss_bytes":[0-9]*' | cut -d: -f2)"
+    done
+  fi
+  rm -r "$dir"
+}
 small="--shape smollm2-135m --batch 2"
 bench $small --seq 256 --recompute none
 bench $small --seq 256 --recompute full
@@ -43,10 +74,13 @@ train --recompute full
 train --recompute none --activation-dtype bf16
 train --method full --recompute none
 train --method full --layers 15- --optimizer adamw-8bit --recompute full
+sweep 2
+sweep 8
+sweep 4 --trials-at-once 2
 evaluate
 evaluate --micro-batch-tokens 2048
 evaluate --generate --max-new-tokens 48
-evaluate --generate --max-new-tokens 48 --memory 210MiB
+evaluate --generate --max-new-tokens 48 --memory 245MiB
 large="--shape tinyllama-1.1b --batch 1"
 bench $large --seq 256 --recompute full
 bench $large --seq 256 --dtype bf16 --recompute none

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use lorafit_remedy::{Remedy, Setting, remedy};
+use lorafit_remedy::{Remedy, Setting, nearby, remedy};
 
 use crate::format::{Role, Shape};
 use crate::limits::BeyondModel;
 use crate::source::gzip::Trailing;
+use crate::source::kind::Kind;
 use crate::source::{Place, ReadError, Unit};
 use crate::template::TemplateError;
 use crate::tokenizer::TokenizerError;
@@ -221,12 +222,14 @@ pub enum RowProblem {
         column: String,
     },
     /// A column that was to be renamed is not there.
-    #[error("the row has no `{}`, which is to be its `{field}`", column.escape_debug())]
+    #[error("the row has no `{}` to be read as `{field}`: it has {}", column.escape_debug(), names(found))]
     NoColumn {
         /// The column.
         column: String,
         /// What it was to be.
         field: String,
+        /// What the row has.
+        found: Vec<String>,
     },
     /// The rows say which replies are better or good, and replies are to be learnt as they are.
     #[error("the rows {}: they are no replies to be learnt as they are", judging(*.found))]
@@ -477,6 +480,24 @@ fn list(keys: &[String]) -> String {
     keys.iter().map(|k| format!("`{}`", k.escape_debug())).collect::<Vec<_>>().join(", ")
 }
 
+/// The first columns of a row, as they stand in a message.
+fn names(columns: &[String]) -> String {
+    const MOST: usize = 8;
+    let first: Vec<String> =
+        columns.iter().take(MOST).map(|name| format!("`{}`", name.escape_debug())).collect();
+    match columns.len() {
+        0 => "no columns".to_owned(),
+        1..=MOST => first.join(", "),
+        _ => format!("{} and others", first.join(", ")),
+    }
+}
+
+/// Files of rows that may be meant by `path`, at which there is nothing.
+fn rows_near(path: &Path) -> Option<String> {
+    let is_file_of_rows = |path: &Path| path.is_file() && !Kind::by_name(path).is_empty();
+    nearby::in_words("files", &nearby::find(path, &["data", "."], is_file_of_rows))
+}
+
 impl DataError {
     /// What went wrong while a file was read.
     pub(crate) fn reading(path: &Path, unit: Unit, error: ReadError) -> Self {
@@ -502,10 +523,13 @@ impl DataError {
                 )
                 .into()
             }
-            Self::Io { source, .. } => match source.kind() {
+            Self::Io { path, source } => match source.kind() {
                 std::io::ErrorKind::UnexpectedEof | std::io::ErrorKind::InvalidData => {
                     "the file is damaged or not complete; fetch it again".into()
                 }
+                std::io::ErrorKind::NotFound => rows_near(path)
+                    .unwrap_or_else(|| "give a path that exists, as seen from the current folder".to_owned())
+                    .into(),
                 _ => "check that the path exists and that you may read it".into(),
             },
             Self::Row { problem, .. } => return problem.hint(),
@@ -641,7 +665,7 @@ impl RowProblem {
             | Self::NoTokens
             | Self::NoText { .. } => return self.hint_of_scored(),
             Self::Overlong { .. } => to_shorten(),
-            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line".into(),
+            Self::Json { .. } | Self::NotAnObject { .. } => "a row is one JSON object on one line, with nothing behind it".into(),
             Self::Surrogate { .. } => {
                 remedy!["write it again"; "skip such rows with ", Setting::SkipBadRows]
                     .because("the text was cut inside of a character")

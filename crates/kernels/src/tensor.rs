@@ -10,6 +10,7 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use half::bf16;
+use memmap2::MmapMut;
 
 use crate::gpu::{Float, Gpu, Region, taken};
 
@@ -374,14 +375,28 @@ unsafe impl Zeroed for bf16 {}
 // SAFETY: as above.
 unsafe impl Zeroed for u16 {}
 
-/// A zeroed host buffer aligned to a cache line (and to the widest vector register).
+/// A zeroed host buffer aligned to a cache line (and to the widest vector register). Its memory costs nothing until it is written.
 #[derive(Debug)]
 pub(crate) struct AlignedVec<T: Zeroed = f32> {
-    allocation: NonNull<u8>,
-    /// The first cache line of the allocation.
+    memory: HostMemory,
+    /// The first cache line of the memory.
     values: NonNull<T>,
     len: usize,
 }
+
+/// What an [`AlignedVec`] lies in.
+#[derive(Debug)]
+enum HostMemory {
+    /// The allocator's.
+    Allocated(NonNull<u8>),
+    /// Pages of its own. An allocator that has freed memory writes zeros to all of what it gives again, so that a later run of the
+    /// process would take the whole of buffers of which an earlier one took a part; and it keeps what lies between other
+    /// things.
+    Mapped { _pages: MmapMut },
+}
+
+/// Buffers of so many bytes have pages of their own, at least: what is left of the last page is little beside them.
+const MAPPED_BYTES: usize = 1 << 16;
 
 // SAFETY: the buffer is uniquely owned; its values are Send and Sync.
 unsafe impl<T: Zeroed> Send for AlignedVec<T> {}
@@ -394,13 +409,18 @@ impl<T: Zeroed> AlignedVec<T> {
 
     pub(crate) fn zeros(len: usize) -> Self {
         let layout = Self::layout(len);
+        if layout.size() >= MAPPED_BYTES {
+            let mut pages = MmapMut::map_anon(layout.size()).unwrap_or_else(|_| handle_alloc_error(layout));
+            let values = NonNull::from(&mut pages[..]).cast::<T>();
+            return AlignedVec { memory: HostMemory::Mapped { _pages: pages }, values, len };
+        }
         // SAFETY: the layout has a non-zero size.
         let allocation = unsafe { alloc_zeroed(layout) };
         let allocation = NonNull::new(allocation).unwrap_or_else(|| handle_alloc_error(layout));
         let skip = allocation.as_ptr().align_offset(Self::LINE_BYTES);
         // SAFETY: the layout has one line more than the values need.
         let values = unsafe { allocation.add(skip) }.cast::<T>();
-        AlignedVec { allocation, values, len }
+        AlignedVec { memory: HostMemory::Allocated(allocation), values, len }
     }
 
     /// One line more than asked for, since the system only gives untouched zero pages (memory that costs nothing
@@ -418,8 +438,13 @@ impl<T: Zeroed> Default for AlignedVec<T> {
 
 impl<T: Zeroed> Drop for AlignedVec<T> {
     fn drop(&mut self) {
-        // SAFETY: allocated in `zeros` with the same layout.
-        unsafe { dealloc(self.allocation.as_ptr(), Self::layout(self.len)) }
+        match self.memory {
+            // SAFETY: allocated in `zeros` with the same layout.
+            HostMemory::Allocated(allocation) => unsafe {
+                dealloc(allocation.as_ptr(), Self::layout(self.len));
+            },
+            HostMemory::Mapped { .. } => {}
+        }
     }
 }
 

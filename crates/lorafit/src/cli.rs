@@ -6,6 +6,7 @@ use std::ffi::OsString;
 use std::iter;
 use std::sync::Arc;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::args::config_file::Given;
@@ -141,10 +142,71 @@ struct Read {
     given: Given,
 }
 
+/// What other programs call flags, and what they are called here.
+const OTHER_NAMES: [(&str, &str); 16] = [
+    ("base-model", "model"),
+    ("dataset", "data"),
+    ("epoch", "epochs"),
+    ("jobs", "trials-at-once"),
+    ("learning-rate", "lr"),
+    ("lora-alpha", "alpha"),
+    ("lora-dropout", "dropout"),
+    ("lora-r", "rank"),
+    ("lora-rank", "rank"),
+    ("num-epochs", "epochs"),
+    ("num-train-epochs", "epochs"),
+    ("output", "out"),
+    ("output-dir", "out"),
+    ("parallel", "trials-at-once"),
+    ("steps", "max-steps"),
+    ("workers", "trials-at-once"),
+];
+
+/// Names that are less alike are not meant for each other (Jaro-Winkler).
+const LEAST_ALIKE: f64 = 0.8;
+
+/// An error of words that are no command line, with a tip that helps: a flag that is a key of a sweep's file, or that other programs
+/// call so. A tip for a flag that has little in common with what was typed is taken out.
+fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return error };
+    let name = typed.trim_start_matches('-').split('=').next().unwrap_or_default().replace('_', "-");
+    if error.kind() != ErrorKind::UnknownArgument || !typed.starts_with("--") {
+        return error;
+    }
+    let verb =
+        words.iter().filter_map(|word| word.to_str()).map(words_of).find(|verb| !verb.flags.is_empty());
+    let Some(verb) = verb else { return error };
+    let is_known = |name: &str| verb.flags.contains(name) || verb.keys.contains(name);
+    let other = OTHER_NAMES.iter().find(|(other, own)| *other == name && is_known(own));
+    let own = other.map_or(name.as_str(), |(_, own)| *own);
+    let tip = match verb.flags.contains(own) {
+        true if own != name => Some(format!("the flag is called --{own}")),
+        false if verb.keys.contains(own) => Some(format!("set it in the sweep file: {own} = VALUE")),
+        true | false => None,
+    };
+    let is_alike = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(meant)) => {
+            strsim::jaro_winkler(&name, meant.trim_start_matches('-')) >= LEAST_ALIKE
+        }
+        _ => true,
+    };
+    if tip.is_some() || !is_alike {
+        error.remove(ContextKind::SuggestedArg);
+        // It has the flag that was not meant.
+        error.remove(ContextKind::Usage);
+    }
+    // Nobody means an unknown flag as a file, which is the other tip there is.
+    error.remove(ContextKind::Suggested);
+    if let Some(tip) = tip {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
+    }
+    error
+}
+
 /// Reads the words behind the program's name, which `host` gives or a process was started with.
 fn read(host: Option<Arc<dyn Host>>, words: Vec<OsString>) -> Result<Read, clap::Error> {
-    let matches =
-        command().try_get_matches_from(iter::once("lorafit".into()).chain(words.iter().cloned()))?;
+    let typed = iter::once("lorafit".into()).chain(words.iter().cloned());
+    let matches = command().try_get_matches_from(typed).map_err(|error| with_tip(error, &words))?;
     let cli = Cli::from_arg_matches(&matches)?;
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     let known = matches.subcommand_name().map(words_of).unwrap_or_default();

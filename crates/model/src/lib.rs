@@ -71,5 +71,5 @@ pub use shape::{
 };
 #[cfg(feature = "hub")]
 pub use source::Hub;
-pub use source::{ShapeSource, Source, SourceError, is_hub_id};
+pub use source::{ShapeSource, Source, SourceError, is_hub_id, models_near};
 pub use start::Start;

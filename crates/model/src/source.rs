@@ -14,7 +14,7 @@ use std::{fs, io};
 #[cfg(feature = "hub")]
 pub use hub::Hub;
 
-use lorafit_remedy::{Remedy, Setting, remedy};
+use lorafit_remedy::{Remedy, Setting, nearby, remedy};
 
 use crate::files::{ADAPTER_CONFIG, is_gguf};
 
@@ -376,16 +376,34 @@ pub enum SourceError {
 const EXPECTED: &str = "a model is given as a Hugging Face model folder (config.json, tokenizer.json, *.safetensors), a .gguf \
                         file, a hub id (org/name, org/name@revision), or ollama://model:tag";
 
+/// Models on this machine that may be meant by `model`, at which there is none; nothing if none is near.
+pub fn models_near(model: &str) -> Option<String> {
+    let is_model = |path: &Path| match path.is_dir() {
+        true => path.join(CONFIG).is_file(),
+        false => is_gguf(path),
+    };
+    nearby::in_words("models", &nearby::find(Path::new(model), &["models", "."], is_model))
+}
+
+/// As [`models_near`], of what is taken for a name of the hub, where a folder of its first part is here.
+fn models_beside(name: &str) -> String {
+    let is_path = Path::new(name).parent().is_some_and(Path::is_dir);
+    models_near(name).filter(|_| is_path).map(|near| format!(" ({near})")).unwrap_or_default()
+}
+
 impl SourceError {
     /// What the user can do.
     pub fn hint(&self) -> Option<Remedy> {
         Some(match self {
-            SourceError::NotFound { model } if is_gguf(model) => {
-                "check the path, which is looked up from the current folder; a file of the hub is \
-                 org/name/file.gguf"
-                    .into()
-            }
-            SourceError::NotFound { .. } => EXPECTED.into(),
+            SourceError::NotFound { model } => match models_near(model) {
+                Some(near) => near.into(),
+                None if is_gguf(model) => {
+                    "check the path, which is looked up from the current folder; a file of the hub is \
+                     org/name/file.gguf"
+                        .into()
+                }
+                None => EXPECTED.into(),
+            },
             SourceError::NotAModel { path } => instead_of_file(path),
             SourceError::NoConfig { place, files } => instead_of_place(place, files),
             SourceError::Io { source, .. } => match source.kind() {
@@ -399,18 +417,24 @@ impl SourceError {
             SourceError::NoHubSupport { .. } => {
                 "build with the feature `hub`, or download the model and pass its folder".into()
             }
-            SourceError::Unreachable { .. } => {
-                "check the network, HTTPS_PROXY and HF_ENDPOINT, then run it again: what has arrived is \
-                 kept; if a path was meant, there is nothing of that name here"
-                    .into()
+            SourceError::Unreachable { what, .. } => {
+                let near = models_beside(what);
+                format!(
+                    "check the network, HTTPS_PROXY and HF_ENDPOINT, then run it again: what has arrived is \
+                     kept; if a path was meant, there is nothing of that name here{near}"
+                )
+                .into()
             }
             SourceError::Denied { what, endpoint, had_token, .. } => to_be_let_in(what, endpoint, *had_token),
             SourceError::Missing { kind: "revision", .. } => {
                 "check the part after @: a branch, tag or commit".into()
             }
-            SourceError::Missing { .. } => {
-                "check the spelling of the name and the revision; a path is looked up from the current folder"
-                    .into()
+            SourceError::Missing { what, .. } => {
+                let near = models_beside(what);
+                format!(
+                    "check the spelling of the name and the revision; a path is looked up from the current folder{near}"
+                )
+                .into()
             }
             SourceError::UnexpectedAnswer { passing: true, .. } => "try again later".into(),
             SourceError::UnexpectedAnswer { passing: false, .. } => {

@@ -1,4 +1,4 @@
-//! Amounts as people read them: counts, memory, times and shares.
+//! Amounts as people read them: counts, memory, times, shares and perplexities.
 //!
 //! Everything that is printed for people is formatted here, so that an amount looks the same wherever it stands: one blank
 //! between number and unit, thousands grouped, and no more digits than say something.
@@ -83,6 +83,21 @@ pub fn trainable(trained: u64, all: u64) -> String {
     format!("{} of {} ({share})", grouped(trained), grouped(all))
 }
 
+/// A perplexity in four digits: `1.008`, `24.74`, `1,234`, `2.35e7`. An infinite one, which is that of a loss above 709, is
+/// `infinite`.
+pub fn perplexity(value: f64) -> String {
+    match value {
+        _ if value.is_nan() => "not a number".to_owned(),
+        _ if value.is_infinite() => "infinite".to_owned(),
+        // What would round to the next power of ten has a digit less.
+        ..9.9995 => format!("{value:.3}"),
+        ..99.995 => format!("{value:.2}"),
+        ..999.95 => format!("{value:.1}"),
+        ..999_999.5 => grouped(value.round() as u64),
+        _ => format!("{value:.2e}"),
+    }
+}
+
 /// How much larger or smaller `to` is than `from`, which is above 0: `-99.9 %`, `+3.0 %`.
 pub fn change(from: f64, to: f64) -> String {
     let text = format!("{:+.1} %", 100.0 * (to - from) / from);
@@ -149,6 +164,29 @@ mod tests {
             "0 s",
         ];
         assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn perplexities_have_four_digits_and_never_a_row_of_them() {
+        for (value, text) in [
+            (1.0, "1.000"),
+            (1.0076, "1.008"),
+            (9.9996, "10.00"),
+            (24.7368, "24.74"),
+            (99.996, "100.0"),
+            (433.24, "433.2"),
+            (999.96, "1,000"),
+            (1234.5678, "1,235"),
+            (999_999.0, "999,999"),
+            (999_999.9, "1.00e6"),
+            (23_456_789.0, "2.35e7"),
+            (1e300, "1.00e300"),
+            (f64::INFINITY, "infinite"),
+            (f64::NAN, "not a number"),
+        ] {
+            assert_eq!(perplexity(value), text);
+            assert!(perplexity(value).len() <= 12);
+        }
     }
 
     #[test]

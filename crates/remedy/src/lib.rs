@@ -19,6 +19,7 @@
 //! ```
 
 pub mod amounts;
+pub mod nearby;
 pub mod printable;
 
 use std::borrow::Cow;

@@ -114,7 +114,8 @@ pub use lock::RunLock;
 pub use logit_difference::{LogitDifference, logit_difference};
 pub use margins::{Margins, PairMargins};
 pub use memory::{
-    available_bytes, begin_anew, give_back_freed_buffers, peak_device_bytes, peak_rss_bytes, rss_bytes,
+    available_bytes, count_peak_anew, give_back_freed_buffers, give_back_freed_memory, peak_device_bytes,
+    peak_rss_bytes, rss_bytes,
 };
 pub use metrics::{EvaluationRecord, SkipRecord, StepRecord};
 pub use middle::{SMOOTHED_STEPS, mean, median, smoothed};

@@ -55,14 +55,18 @@ pub fn give_back_freed_buffers() {
     }
 }
 
-/// Gives freed memory back to the system, and counts the peak from now on where the system does (Linux): between runs that a
-/// process makes one after the other. Without it what small buffers of one run leave between those that stay adds up.
-pub fn begin_anew() {
+/// Gives freed memory back to the system: between runs of one process, since what small buffers of one run leave between those
+/// that stay adds up.
+pub fn give_back_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     // SAFETY: any thread may ask the allocator to give back what is free.
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Counts the peak from now on where the system does so (Linux): for a run that is alone in its process from now on.
+pub fn count_peak_anew() {
     // A system that does not know this keeps the peak of the process.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

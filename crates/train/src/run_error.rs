@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use lorafit_model::FileError;
 use lorafit_remedy::amounts::memory;
-use lorafit_remedy::{Remedy, Setting, remedy};
+use lorafit_remedy::{Remedy, Setting, nearby, remedy};
 
 use crate::identity::Mismatch;
 use crate::metrics::METRICS;
@@ -31,7 +31,7 @@ pub enum RunError {
         source: io::Error,
     },
     /// Another process writes to the folder.
-    #[error("{} is in use by {}", dir.display(), in_words(*process))]
+    #[error("{} is in use by {}", dir.display(), holder(*process))]
     Locked {
         /// The folder.
         dir: PathBuf,
@@ -111,29 +111,17 @@ fn no_run(dir: &Path, source: &io::Error) -> String {
     match source.kind() {
         io::ErrorKind::NotFound if dir.is_dir() => format!("{shown} holds no run: it has no {METRICS}"),
         io::ErrorKind::NotFound => format!("there is no folder {shown}"),
+        io::ErrorKind::NotADirectory => format!("{shown} is a file, and a run is a folder"),
         _ => format!("{shown} holds no run: {source}"),
     }
 }
 
-/// Folders with runs that may be meant by `dir`, which is none: in it, beside it, or in `runs` of the working folder; the newest
-/// first, and five at most.
+/// Folders with runs that may be meant by `dir`, which is none: in it, beside it, or in `runs` of the working folder ([`nearby::find`]).
 pub fn runs_near(dir: &Path) -> Vec<PathBuf> {
-    const MOST: usize = 5;
-    let beside = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    for folder in [dir, beside, Path::new("runs")] {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        let changed = |path: PathBuf| Some((path.join(METRICS).metadata().ok()?.modified().ok()?, path));
-        let mut runs: Vec<_> = entries.filter_map(|entry| changed(entry.path())).collect();
-        runs.sort_by(|a, b| b.cmp(a));
-        if !runs.is_empty() {
-            let path = |(_, path): (_, PathBuf)| path.strip_prefix(".").map_or(path.clone(), Path::to_owned);
-            return runs.into_iter().map(path).take(MOST).collect();
-        }
-    }
-    Vec::new()
+    nearby::find(dir, &["runs"], |path| path.join(METRICS).is_file())
 }
 
-fn in_words(process: Option<u32>) -> String {
+fn holder(process: Option<u32>) -> String {
     process.map_or("another process".to_owned(), |id| format!("process {id}"))
 }
 
@@ -151,13 +139,10 @@ impl RunError {
                 "choose another ", Setting::Out;
                 "replace it with ", Setting::Overwrite
             ],
-            RunError::NoRun { dir, .. } => match &runs_near(dir)[..] {
-                [] => "give the folder that the run was written to".into(),
-                near => {
-                    let near: Vec<String> = near.iter().map(|run| run.display().to_string()).collect();
-                    format!("runs nearby: {}", near.join(", ")).into()
-                }
-            },
+            RunError::NoRun { dir, .. } => {
+                let near = nearby::in_words("runs", &runs_near(dir));
+                near.unwrap_or_else(|| "give the folder that the run was written to".to_owned()).into()
+            }
             RunError::Locked { .. } => {
                 remedy!["wait for it"; "stop it"; "choose another ", Setting::Out]
             }

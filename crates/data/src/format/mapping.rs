@@ -45,6 +45,16 @@ impl Mapping {
     /// # Errors
     /// When it lacks a column that is to be a field no row may lack.
     pub fn rename(&self, mut fields: Fields) -> Result<Fields, RowProblem> {
+        let lacks = |column: &String, field: &String, fields: &Fields| {
+            let found = fields.keys().cloned().collect();
+            RowProblem::NoColumn { column: column.clone(), field: field.clone(), found }
+        };
+        let is_optional = |field: &String| Self::OPTIONAL.contains(&field.as_str());
+        for (column, field) in &self.columns {
+            if !fields.contains_key(column) && !is_optional(field) {
+                return Err(lacks(column, field, &fields));
+            }
+        }
         // All are taken before any is put back, so that two can change places.
         let taken: Vec<(&String, &String, Option<Value>)> =
             self.columns.iter().map(|(column, field)| (column, field, fields.shift_remove(column))).collect();
@@ -52,8 +62,9 @@ impl Mapping {
             match value {
                 Some(_) if field == Self::IGNORE => {}
                 Some(value) => drop(fields.insert(field.clone(), value)),
-                None if Self::OPTIONAL.contains(&field.as_str()) => {}
-                None => return Err(RowProblem::NoColumn { column: column.clone(), field: field.clone() }),
+                None if is_optional(field) => {}
+                // Another field has taken it.
+                None => return Err(lacks(column, field, &fields)),
             }
         }
         Ok(fields)

@@ -128,7 +128,15 @@ pub(super) fn fields_noting(json: &[u8], twice: &mut Vec<String>) -> Result<Fiel
         {
             return RowProblem::Surrogate { line: e.line(), column: e.column().max(1) };
         }
-        RowProblem::Json { line: e.line(), column: e.column().max(1), message: crate::json::told(&e) }
+        let message = match json.trim_ascii_end() {
+            // What a list of objects leaves behind when it is cut into lines.
+            [object @ .., b','] if e.column() == object.len() + 1 => {
+                "a comma stands behind the object".to_owned()
+            }
+            [] => "there is nothing, as behind a comma that nothing follows".to_owned(),
+            _ => crate::json::told(&e),
+        };
+        RowProblem::Json { line: e.line(), column: e.column().max(1), message }
     })?;
     match value {
         serde_json::Value::Object(map) => Ok(map),

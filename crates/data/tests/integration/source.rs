@@ -473,7 +473,9 @@ fn columns_and_roles_are_read_by_their_own_names() {
     assert_eq!(texts(&data), ["ab"]);
     let error = read("qa.csv", &[("query", "prompt"), ("answer", "completion")], &[]).unwrap_err();
     assert!(
-        error.to_string().ends_with("line 2: the row has no `query`, which is to be its `prompt`"),
+        error.to_string().ends_with(
+            "line 2: the row has no `query` to be read as `prompt`: it has `id`, `question`, `answer`"
+        ),
         "{error}"
     );
 

@@ -108,6 +108,11 @@ impl FromStr for NamedAdapter {
                 last.to_string_lossy().into_owned()
             }
         };
+        // Of a folder that is not there, that is what is said, when it is opened.
+        let is_of_folder = text.split_once('=').is_none();
+        if is_of_folder && !adapter.dir.exists() {
+            return Ok(NamedAdapter { name, adapter });
+        }
         if name.is_empty() || name == "none" || name.contains(char::is_whitespace) {
             return Err(format!("`{name}` cannot name an adapter: use NAME=DIR with a word other than none"));
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command};
-use lorafit_remedy::{Setting, remedy};
+use lorafit_remedy::{Setting, nearby, remedy};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -179,10 +179,13 @@ impl ConfigFile {
     pub fn read(path: &Path) -> Result<Self, CliError> {
         let shown = path.display();
         let text = std::fs::read_to_string(path).map_err(|error| {
-            let hint = remedy![
-                "give a TOML or YAML file that is there";
-                "print one to begin with: ", Setting::PrintConfig
-            ];
+            let is_config = |path: &Path| {
+                let ending = path.extension().and_then(|ending| ending.to_str());
+                path.is_file() && ending.is_some_and(|ending| ["toml", "yaml", "yml"].contains(&ending))
+            };
+            let near = nearby::in_words("files", &nearby::find(path, &["."], is_config));
+            let file = near.unwrap_or_else(|| "give a TOML or YAML file that is there".to_owned());
+            let hint = remedy![file; "print one to begin with: ", Setting::PrintConfig];
             CliError::usage(format!("cannot read configuration {shown}: {error}")).hint(hint)
         })?;
         let keys = match path.extension().and_then(|extension| extension.to_str()) {
@@ -271,14 +274,51 @@ impl ConfigFile {
         CliError::usage(format!("{place}: {what}"))
     }
 
+    /// As [`ConfigFile::error`], of a key of a table.
+    pub fn error_below(&self, table: &str, key: &str, what: String) -> CliError {
+        let is_head = |line: &str| {
+            line.trim()
+                .trim_start_matches('[')
+                .trim_start()
+                .strip_prefix(table)
+                .is_some_and(|rest| [']', ':'].iter().any(|end| rest.trim_start().starts_with(*end)))
+        };
+        let head = self.text.lines().position(is_head).unwrap_or(0);
+        match self.line_from(head, key) {
+            Some(line) => CliError::usage(format!("{} line {line}: {what}", self.path.display())),
+            None => self.error(key, what),
+        }
+    }
+
+    /// Refuses tables in a file whose keys are flags, and which has these tables beside them.
+    ///
+    /// # Errors
+    /// A table that is none of them.
+    pub fn check_tables<T: Args>(&self, tables: &[&str]) -> Result<(), CliError> {
+        let is_flag = |key: &str| self.flag_and_rivals::<T>(key).is_ok();
+        let other = self.keys.iter().find(|(key, value)| value.is_object() && !is_flag(key));
+        let Some((other, _)) = other else { return Ok(()) };
+        let known = tables.iter().map(|table| format!("[{table}]")).collect::<Vec<_>>().join(" and ");
+        let hint = match nearest(other, tables.iter().copied()) {
+            Some(table) => format!("did you mean [{table}]?"),
+            None => format!("its tables are {known}"),
+        };
+        Err(CliError::usage(format!("{}: unknown table [{other}]", self.path.display())).hint(hint))
+    }
+
     /// Keys stand at the start of a line in both formats; in YAML's `{a: 1}` form there is no line to tell.
     fn line_of(&self, key: &str) -> Option<usize> {
+        self.line_from(0, key)
+    }
+
+    /// As [`ConfigFile::line_of`], of the first behind so many lines.
+    fn line_from(&self, lines: usize, key: &str) -> Option<usize> {
         let is_here = |line: &str| {
             let line = line.trim_start().trim_start_matches(['"', '\'']);
             line.strip_prefix(key)
                 .is_some_and(|rest| rest.trim_start_matches(['"', '\'', ' ', '\t']).starts_with([':', '=']))
         };
-        self.text.lines().position(is_here).map(|index| index + 1)
+        self.text.lines().skip(lines).position(is_here).map(|index| lines + index + 1)
     }
 }
 

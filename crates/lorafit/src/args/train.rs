@@ -5,6 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use clap::{ArgAction, Args};
 use lorafit_data::{HeldOut, Purpose};
 use lorafit_model::WeightModules;
+use lorafit_remedy::nearby;
 use lorafit_train::{Averaging, Checkpoint, WARMUP_RATIO, runs_near};
 use serde::{Deserialize, Serialize};
 
@@ -489,13 +490,9 @@ impl TrainArgs {
         )?;
         if let Some(run) = self.resume.as_ref().filter(|run| !run.join("config.toml").exists()) {
             let text = format!("--resume {}: no run is there (a run has a config.toml)", run.display());
-            let near: Vec<String> = runs_near(run).iter().map(|run| run.display().to_string()).collect();
-            return Err(CliError::usage(text)
-                .hint(match near.is_empty() {
-                    true => "give the folder that --out named".to_owned(),
-                    false => format!("runs nearby: {}", near.join(", ")),
-                })
-                .into());
+            let near = nearby::in_words("runs", &runs_near(run));
+            let hint = near.unwrap_or_else(|| "give the folder that --out named".to_owned());
+            return Err(CliError::usage(text).hint(hint).into());
         }
         let mut resolved = match (&self.config, &self.resume) {
             (Some(file), _) => config_file::merge(&self, given, file)?,

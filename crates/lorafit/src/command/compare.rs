@@ -423,8 +423,8 @@ mod tests {
         };
         let expected = "\
 run        method    loss  perplexity    trainable     file      peak memory  tokens/s        time
-m.gguf     base    2.5000      12.182            0        -                -         -           -
-/runs/lr0  full    2.5000      12.182  134,515,008  538 MiB  600 MiB planned         -  1 min 01 s";
+m.gguf     base    2.5000       12.18            0        -                -         -           -
+/runs/lr0  full    2.5000       12.18  134,515,008  538 MiB  600 MiB planned         -  1 min 01 s";
         assert_eq!(in_columns(&[base, run]), expected);
     }
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use lorafit_model::Model;
 use lorafit_model::adapter::Adapter;
-use lorafit_remedy::amounts::{counted, grouped};
+use lorafit_remedy::amounts::{counted, grouped, perplexity};
 
 use lorafit_train::preference::{Objective, PreferenceOptions};
 use lorafit_train::{
@@ -282,7 +282,7 @@ fn tell(rows: &Rows, measured: &Measured) -> anyhow::Result<()> {
     let mut lines = vec![
         ("rows", grouped(rows.data.samples.len() as u64)),
         ("loss", format!("{:.4} over {tokens}", evaluation.loss)),
-        ("perplexity", format!("{:.3}", evaluation.perplexity)),
+        ("perplexity", perplexity(evaluation.perplexity)),
     ];
     lines.extend(summaries.iter().map(|summary| (summary.metric.name, summary.in_words())));
     table(&lines)

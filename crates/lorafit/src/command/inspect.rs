@@ -16,7 +16,7 @@ use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::pages::figure;
 use crate::session::adapter_folder::adapter_folder;
 use crate::session::adapter_numbers::{
-    self, LayerNumbers, OverlapNumbers, check_overlap, modules_of, verdict,
+    self, LayerNumbers, NoAdvice, OverlapNumbers, check_overlap, modules_of, verdict,
 };
 use crate::session::base::{refuse_full_run, use_threads};
 use crate::session::readers::{Facts, Reading};
@@ -96,6 +96,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     let model = args.model.clone().or_else(|| adapter_numbers::base_of_run(&adapter.path));
     let facts = Facts::of(&adapter, model.as_deref(), base.as_ref().map(ModelFiles::config));
     let readings = facts.readings();
+    let verdict = verdict(&layers, NoAdvice::of(&adapter.path).as_ref());
     if args.json {
         let object = json!({
             "adapter": adapter.path,
@@ -107,7 +108,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
             "file_bytes": adapter.file_bytes,
             "trainable_parameters": adapter.parameters(),
             "beside": adapter.beside,
-            "verdict": verdict(&layers),
+            "verdict": verdict,
             "readers": readings.iter().map(Reading::json).collect::<Vec<_>>(),
             "layers": layers,
         });
@@ -124,7 +125,7 @@ pub fn run(args: InspectArgs) -> anyhow::Result<()> {
     for line in aligned(&medians(&layers)).lines() {
         output::line(line)?;
     }
-    output::line(format!("\n{}\n", verdict(&layers)))?;
+    output::line(format!("\n{verdict}\n"))?;
     for line in readers_table(&readings) {
         output::line(line)?;
     }

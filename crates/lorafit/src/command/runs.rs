@@ -1,9 +1,10 @@
 //! `lorafit runs`: the runs and sweeps of a folder as a table.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lorafit_remedy::amounts::{duration, percent};
+use lorafit_remedy::nearby;
 use lorafit_train::{RunHistory, RunStatus};
 use serde_json::{Value, json};
 
@@ -11,7 +12,7 @@ use crate::session::verdict::in_short;
 use crate::sweep::below::{self, below};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
-use crate::terminal::table::{aligned, fitting};
+use crate::terminal::table::shown;
 
 /// The flags of `runs`.
 #[derive(Args, Clone, Debug)]
@@ -55,11 +56,16 @@ const FIRST_TO_GO: [usize; 5] = [5, 6, 3, 1, 2];
 
 /// Prints the runs of a folder.
 pub fn run(args: RunsArgs) -> anyhow::Result<()> {
-    let shown = args.dir.display();
+    let dir = args.dir.display();
     if !args.dir.is_dir() {
-        return Err(CliError::usage(format!("{shown} is not a folder"))
-            .hint("give the folder that holds your runs: lorafit runs DIR")
-            .into());
+        let text = match args.dir.exists() {
+            true => format!("{dir} is not a folder"),
+            false => format!("there is no folder {dir}"),
+        };
+        let holds_runs = |path: &Path| path.is_dir() && !below(path).is_empty();
+        let near = nearby::in_words("folders with runs", &nearby::find(&args.dir, &["."], holds_runs));
+        let give = "give the folder that holds your runs: lorafit runs DIR";
+        return Err(CliError::usage(text).hint(near.unwrap_or_else(|| give.to_owned())).into());
     }
     let found: Vec<Found> = below(&args.dir).into_iter().map(read).collect();
     for (dir, warning) in found.iter().flat_map(Found::warnings) {
@@ -69,15 +75,11 @@ pub fn run(args: RunsArgs) -> anyhow::Result<()> {
         return Ok(found.iter().try_for_each(|found| output::line(to_json(found).to_string()))?);
     }
     if found.is_empty() {
-        return Ok(output::line(format!("no runs in {shown}"))?);
+        return Ok(output::line(format!("no runs in {dir}"))?);
     }
     let head = COLUMNS.map(str::to_owned).to_vec();
     let lines: Vec<Vec<String>> = std::iter::once(head).chain(found.iter().map(cells)).collect();
-    Ok(output::line(match output::width() {
-        Some(width) => aligned(&fitting(&lines, &FIRST_TO_GO, width)),
-        // A file or a program has room for all.
-        None => aligned(&lines),
-    })?)
+    Ok(output::line(shown(&lines, &FIRST_TO_GO))?)
 }
 
 impl Found {
@@ -124,7 +126,7 @@ fn cells(found: &Found) -> Vec<String> {
     let accuracy = accuracy.map(|metrics| format!(", accuracy {}", percent(metrics.accuracy, 0)));
     let loss = match (status.base_loss, best.map(|best| best.loss), status.loss) {
         (Some(base), Some(best), _) => format!("{base:.4} -> {best:.4}"),
-        (Some(base), None, _) => format!("{base:.4} ->"),
+        (Some(base), None, _) => format!("{base:.4} before training"),
         (None, Some(best), _) => format!("{best:.4}"),
         (None, None, Some(last)) => format!("{last:.4} (training)"),
         (None, None, None) => String::new(),

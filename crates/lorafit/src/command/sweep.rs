@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use clap::Args;
 use lorafit_remedy::amounts::{counted, duration, memory};
+use lorafit_remedy::nearby;
 use lorafit_train::give_back_freed_buffers;
 use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
@@ -136,8 +137,13 @@ pub fn run(args: SweepArgs) -> anyhow::Result<()> {
 /// The sweep that is in `dir`.
 fn recorded(dir: &Path) -> anyhow::Result<Record> {
     Record::read(dir)?.ok_or_else(|| {
-        let error = CliError::usage(format!("{} holds no sweep", dir.display()));
-        error.hint("give a sweep file to begin one; see lorafit sweep --help").into()
+        let text = match dir.is_dir() {
+            true => format!("{} holds no sweep", dir.display()),
+            false => format!("there is no folder {}", dir.display()),
+        };
+        let near = nearby::in_words("sweeps", &nearby::find(dir, &["sweeps", "runs", "."], folder::is_sweep));
+        let begin = "give a sweep file to begin one; see lorafit sweep --help";
+        CliError::usage(text).hint(near.unwrap_or_else(|| begin.to_owned())).into()
     })
 }
 

@@ -384,9 +384,14 @@ fn held_out_line(args: &TrainArgs, data: &Data) -> Option<String> {
         return (chosen == Validation::AUTO).then_some(few);
     };
     let (rows, held_out) = (data.rows.report.rows, held_out.report.rows);
-    let are = counted(held_out, "row is", "rows are");
-    let line = format!("{are} held out, of {} in all, and judge the run", grouped((rows + held_out) as u64));
-    Some(if chosen == Validation::AUTO { format!("{line}; --validation none trains on all") } else { line })
+    let all = counted(rows + held_out, "row", "rows");
+    let are = if held_out == 1 { "is" } else { "are" };
+    let line = format!("{} of {all} {are} held out to judge the run", grouped(held_out as u64));
+    Some(if chosen == Validation::AUTO {
+        format!("{line}; --validation none trains on all of them")
+    } else {
+        line
+    })
 }
 
 fn tell_end(progress: &mut Progress, args: &TrainArgs, run: &Path, summary: &Summary, processes: usize) {

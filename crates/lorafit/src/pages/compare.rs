@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use lorafit_remedy::amounts::{counted, duration, grouped, memory};
+use lorafit_remedy::amounts::{counted, duration, grouped, memory, perplexity};
 use serde::{Serialize, Serializer};
 
 use crate::metrics::{SideBySide, Summary};
@@ -75,7 +75,7 @@ pub const COLUMNS: [Column; 8] = [
     Column { name: "loss", show: |row| Some(measured(row.loss, 4)), cost: |row| Some(row.loss) },
     Column {
         name: "perplexity",
-        show: |row| Some(measured(row.perplexity, 3)),
+        show: |row| Some(perplexity(row.perplexity)),
         cost: |row| Some(row.perplexity),
     },
     Column {

@@ -11,6 +11,8 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::args::options::nearest;
+use crate::args::train::TrainArgs;
+use crate::session::advice::Advice;
 use crate::terminal::error::CliError;
 
 /// The change of one linear layer.
@@ -184,23 +186,55 @@ fn base_for(path: &Path, adapter: &AdapterFile) -> Result<ModelFiles, FileError>
 
 /// The `model` of the run that the folder `dir` is, or is part of (`best/`, `checkpoints/step-...`).
 pub fn base_of_run(dir: &Path) -> Option<String> {
-    let config =
-        dir.ancestors().take(3).find_map(|dir| std::fs::read_to_string(dir.join("config.toml")).ok())?;
+    let config = std::fs::read_to_string(run_of(dir)?.join("config.toml")).ok()?;
     Some(config.parse::<toml::Table>().ok()?.get("model")?.as_str()?.to_owned())
 }
 
-/// Whether the run that the adapter in `dir` is of, or its best or one of its checkpoints, diverged.
-pub fn has_diverged(dir: &Path) -> bool {
-    let Some(run) = dir.ancestors().take(3).find(|dir| dir.join("config.toml").is_file()) else {
-        return false;
-    };
-    let verdict = RunStatus::read(run).ok().and_then(|status| status.verdict);
-    verdict.is_some_and(|verdict| matches!(verdict.outcome, Outcome::Diverged))
+/// The run that the adapter in `dir` is of, or of whose parts it is one (`best/`, `checkpoints/step-...`).
+fn run_of(dir: &Path) -> Option<&Path> {
+    dir.ancestors().take(3).find(|dir| dir.join("config.toml").is_file())
 }
 
-/// How many directions are used, in words, by the median over the layers that changed; without advice, as a run that diverged has
-/// none to give.
-pub fn used(layers: &[LayerNumbers]) -> String {
+/// Why the numbers of an adapter give no advice on its rank: what its run came to, and what to do next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NoAdvice {
+    /// What the run did: `diverged`.
+    pub came_to: &'static str,
+    /// What to change in a run after it.
+    pub next: String,
+}
+
+impl NoAdvice {
+    /// Of the adapter in `dir`; `None` where its run learnt something, and where nobody knows.
+    pub fn of(dir: &Path) -> Option<Self> {
+        let run = run_of(dir)?;
+        let verdict = RunStatus::read(run).ok()?.verdict?;
+        let came_to = match verdict.outcome {
+            Outcome::Diverged => "diverged",
+            Outcome::DidNotLearn => "did not learn",
+            Outcome::Guessing { .. } => "predicts no better than chance",
+            Outcome::TooShort => "had too few steps to judge",
+            Outcome::Learnt
+            | Outcome::StillFalling
+            | Outcome::Begun
+            | Outcome::OverFitted { .. }
+            | Outcome::Unstable { .. } => return None,
+        };
+        let advice = TrainArgs::of_run(run)
+            .and_then(|args| Advice { verdict: &verdict, args: &args, out: run, rows: None }.change());
+        let next = advice.unwrap_or_else(|| "train a run that learns".to_owned());
+        Some(NoAdvice { came_to, next })
+    }
+
+    /// As a sentence about the numbers.
+    pub fn in_words(&self) -> String {
+        let NoAdvice { came_to, next } = self;
+        format!("this says nothing about the rank, because the run {came_to}; first {next}")
+    }
+}
+
+/// How many directions are used, in words, by the median over the layers that changed; without advice.
+fn used(layers: &[LayerNumbers]) -> String {
     let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
     let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else {
         return "nothing has changed: B is zero, as in a fresh adapter".to_owned();
@@ -209,10 +243,18 @@ pub fn used(layers: &[LayerNumbers]) -> String {
     format!("about {effective:.1} of {rank:.0} directions are used (median effective rank)")
 }
 
-/// Whether the rank was too large or too small, in words, by the median over the layers that changed.
+/// Whether the rank was too large or too small, in words, by the median over the layers that changed; or why nothing says so.
 ///
 /// This is a sign, not a proof: the held-out loss of a run with another rank decides.
-pub fn verdict(layers: &[LayerNumbers]) -> String {
+pub fn verdict(layers: &[LayerNumbers], no_advice: Option<&NoAdvice>) -> String {
+    match no_advice {
+        Some(no_advice) => format!("{}: {}", used(layers), no_advice.in_words()),
+        None => advice(layers),
+    }
+}
+
+/// What the numbers of a run that learnt say about its rank.
+fn advice(layers: &[LayerNumbers]) -> String {
     let changed = || layers.iter().filter(|layer| layer.norm > 0.0);
     let directions = used(layers);
     let Some(effective) = median(changed().map(|layer| layer.effective_rank)) else { return directions };
@@ -304,31 +346,60 @@ mod tests {
         }
     }
 
+    /// Each outcome, from the run's folder and from its best: what a run learnt decides whether its rank is judged.
     #[test]
-    fn a_run_that_diverged_is_known_by_its_adapter_wherever_it_lies_in_the_run() {
+    fn the_rank_of_a_run_that_learnt_nothing_is_not_judged() {
         let dir = tempfile::tempdir().unwrap();
         let best = dir.path().join("best");
         std::fs::create_dir(&best).unwrap();
-        assert!(!has_diverged(&best), "no run");
-        std::fs::write(dir.path().join("config.toml"), "").unwrap();
+        assert_eq!(NoAdvice::of(&best), None, "no run");
+        let config = "model = \"m\"\ndata = \"d\"\nout = \"o\"\nlr = 1e-1\nmax-steps = 20\n";
+        std::fs::write(dir.path().join("config.toml"), config).unwrap();
         std::fs::write(dir.path().join("metrics.jsonl"), "").unwrap();
-        assert!(!has_diverged(&best), "no verdict");
-        for (outcome, expected) in [("diverged", true), ("learnt", false)] {
-            let verdict = format!(
-                r#"{{"outcome":"{outcome}","from":3.5,"to":8.75,"of":"held-out","few_rows":false,"skipped":0}}"#
+        assert_eq!(NoAdvice::of(&best), None, "no verdict");
+        let layers = [layer(8, 2.0)];
+        for (outcome, to, expected) in [
+            (r#""diverged""#, 8.75, Some("because the run diverged; first lower the learning rate: --lr ")),
+            (
+                r#""did-not-learn""#,
+                3.5,
+                Some("because the run did not learn; first raise the learning rate (--lr "),
+            ),
+            (
+                r#""guessing","among":100"#,
+                3.5,
+                Some("because the run predicts no better than chance; first "),
+            ),
+            (
+                r#""too-short""#,
+                3.5,
+                Some("because the run had too few steps to judge; first train longer: --max-steps "),
+            ),
+            (r#""learnt""#, 1.0, None),
+            (r#""begun""#, 3.0, None),
+            (r#""still-falling""#, 1.0, None),
+            (r#""over-fitted","since":4"#, 1.0, None),
+            (r#""unstable","since":4"#, 1.0, None),
+        ] {
+            let verdict_of_run = format!(
+                r#"{{"outcome":{outcome},"from":3.5,"to":{to},"of":"held-out","few_rows":false,"skipped":0}}"#
             );
-            std::fs::write(dir.path().join("verdict.json"), verdict).unwrap();
-            assert_eq!([has_diverged(dir.path()), has_diverged(&best)], [expected; 2], "{outcome}");
+            std::fs::write(dir.path().join("verdict.json"), verdict_of_run).unwrap();
+            let of_best = NoAdvice::of(&best);
+            assert_eq!(NoAdvice::of(dir.path()), of_best, "{outcome}");
+            let told = verdict(&layers, of_best.as_ref());
+            assert!(told.starts_with("about 2.0 of 8 directions are used"), "{told}");
+            match expected {
+                Some(part) => assert!(told.contains(part) && !told.contains("may do"), "{outcome}: {told}"),
+                None => assert!(told.ends_with("larger than needed; 2 may do"), "{outcome}: {told}"),
+            }
         }
-        let told = used(&[layer(8, 2.0)]);
-        assert!(told.contains("2.0 of 8") && verdict(&[layer(8, 2.0)]).starts_with(&told), "{told}");
-        assert!(!told.contains("may do"));
     }
 
     #[test]
     fn the_rank_is_judged_by_the_directions_that_are_used() {
         let told =
-            |rank, effective: &[f64]| verdict(&effective.iter().map(|e| layer(rank, *e)).collect::<Vec<_>>());
+            |rank, effective: &[f64]| advice(&effective.iter().map(|e| layer(rank, *e)).collect::<Vec<_>>());
         assert!(told(8, &[0.0, 2.0, 2.4]).ends_with("larger than needed; 3 may do"));
         assert!(told(8, &[5.0, 5.2, 7.9]).ends_with("the rank fits"));
         assert!(told(8, &[7.5, 7.6, 7.7]).ends_with("may be too small; try 16"));

@@ -70,7 +70,8 @@ impl Advice<'_> {
         lines
     }
 
-    fn change(&self) -> Option<String> {
+    /// The first thing to change, if anything.
+    pub fn change(&self) -> Option<String> {
         let Verdict { from, to, .. } = *self.verdict;
         match self.verdict.outcome {
             Outcome::Learnt => None,

@@ -21,7 +21,7 @@ pub fn note(name: &str, files: &ModelFiles, command: &str) -> Option<String> {
         None => String::new(),
     };
     Some(format!(
-        "PEFT will not find the base of this adapter: the adapter names {name}, and that file does not say which model of the \
-         hub it is{parent}; name it with {command}--base-name ORG/NAME"
+        "PEFT will not find the base of this adapter, which names {name}: that file does not say which model of the hub it \
+         is{parent}. Name the model: {command}--base-name ORG/NAME"
     ))
 }

@@ -171,7 +171,7 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
         let rank = if preset == Preset::Best { (2 * rank).min(RANKS[RANKS.len() - 1]) } else { rank };
         let parameters = grouped(rank * known.parameters_of_rank);
         let learnt = counted(known.supervised_tokens, known.learnt[0], known.learnt[1]);
-        add("rank", rank.to_string(), format!("{parameters} parameters hold what {learnt} say"));
+        add("rank", rank.to_string(), format!("{parameters} parameters, enough for {learnt}"));
         add(
             "alpha",
             (2 * rank).to_string(),
@@ -200,7 +200,7 @@ pub fn choices(preset: Preset, known: &Known) -> Vec<Choice> {
             MOST_LOOKS => "about ten evaluations of the held-out rows".to_owned(),
             looks => {
                 format!(
-                    "{} of the held-out rows, so that they take no more than their share of the time",
+                    "{} of the held-out rows: more would take too large a share of the time",
                     counted(looks as usize, "evaluation", "evaluations")
                 )
             }

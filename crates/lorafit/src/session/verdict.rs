@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use lorafit_remedy::amounts::{change, grouped, percent};
+use lorafit_remedy::amounts::{change, grouped, percent, perplexity};
 use lorafit_train::{
     BestBy, ClassMetrics, EvaluationRecord, Outcome, Rows, RunFolder, StoppedEarly, Verdict, blind_loss,
 };
@@ -90,7 +90,7 @@ pub fn in_words(verdict: &Verdict, args: &TrainArgs, out: &Path, rows: Option<us
 
 /// The numbers of an evaluation beside its loss: the perplexity, the metrics of preferences, or those of a classifier.
 pub fn beside_loss(evaluation: &EvaluationRecord) -> Option<String> {
-    let perplexity = evaluation.perplexity.map(|perplexity| format!("perplexity {perplexity:.3}"));
+    let perplexity = evaluation.perplexity.map(|value| format!("perplexity {}", perplexity(value)));
     perplexity.or_else(|| judged_in_short(evaluation))
 }
 

@@ -12,7 +12,7 @@ use crate::metrics::Direction;
 use crate::sweep::folder::{Row, TrialState, in_words, name, value_in_words};
 use crate::sweep::settings::Ranking;
 use crate::terminal::output;
-use crate::terminal::table::aligned;
+use crate::terminal::table::{aligned, shown};
 
 /// Time between two drawings.
 const DRAW_EVERY: Duration = Duration::from_millis(200);
@@ -143,7 +143,10 @@ pub fn table(rows: &[Row], metric: &str, direction: Direction) -> String {
         line.push(row.state.name().to_owned());
         lines.push(line);
     }
-    format!("{}\n{metric}: {} is best", aligned(&lines), direction.best())
+    // What a narrow terminal has no room for: tokens/s, time, steps and the state, in this order.
+    let columns = lines[0].len();
+    let first_to_go = [columns - 2, columns - 3, columns - 4, columns - 1];
+    format!("{}\n{metric}: {} is best", shown(&lines, &first_to_go), direction.best())
 }
 
 /// The settings of a sweep with `seeds`, the best first, with a column for each option.

@@ -147,6 +147,7 @@ impl Spec {
         let settings = settings(&sweep, &file)?;
         check_settings(&settings, &sweep, &file)?;
         let table = file.take_table("search")?;
+        file.check_tables::<TrainArgs>(&["search", "sweep"])?;
         let command = TrainArgs::augment_args(Command::new("train"));
         let defaults = TrainArgs::from_arg_matches(&command.try_get_matches_from(["train"])?)?;
         let train = merge_keys(&defaults, &Given::default(), &file)?;
@@ -358,15 +359,21 @@ fn space(
     for (key, value) in table {
         let (name, rivals) = file.flag_and_rivals::<TrainArgs>(key)?;
         if flags::is(&name, |facts| !facts.is_searched) {
-            return Err(
-                file.error(key, format!("`{name}` is the same for all trials, it cannot be searched"))
-            );
+            return Err(file
+                .error_below(
+                    "search",
+                    key,
+                    format!("`{name}` cannot be searched: it is the same for all trials"),
+                )
+                .hint(format!("give it one value, above [search]: {name} = VALUE")));
         }
         if let Some(rival) = rivals.iter().find(|rival| file.sets(rival) || search.contains_key(*rival)) {
-            return Err(file.error(key, format!("`{name}` and `{rival}` exclude each other")));
+            let text = format!("`{name}` and `{rival}` exclude each other");
+            return Err(file.error_below("search", key, text));
         }
         if file.sets(&name) || search.contains_key(&name) {
-            return Err(file.error(key, format!("`{name}` is set twice")));
+            let text = format!("`{name}` is set twice");
+            return Err(file.error_below("search", key, text).hint("give it one value or search it"));
         }
         let axis = axis(key, value, file)?;
         let ends: Vec<Value> = match &axis {
@@ -383,7 +390,7 @@ fn space(
 }
 
 fn axis(key: &str, value: &Value, file: &ConfigFile) -> Result<Axis, CliError> {
-    let wrong = |what: &str| file.error(key, format!("`{key}`: {what}, found {value}"));
+    let wrong = |what: &str| file.error_below("search", key, format!("`{key}`: {what}, found {value}"));
     let choice = |values: &[Value]| match values.is_empty() {
         true => Err(wrong("expected one value at least")),
         false => match (1..values.len()).find(|&i| values[..i].contains(&values[i])) {

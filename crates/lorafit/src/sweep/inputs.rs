@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
-use lorafit_model::adapter::Adapter;
-use lorafit_model::{Recompute, Trainable};
+use lorafit_model::adapter::{Adapter, LoraConfig};
+use lorafit_model::{Recompute, Trainable, WeightSelection};
 use lorafit_remedy::amounts::{counted, memory};
 use lorafit_train::{
     ALONE, EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until,
@@ -196,8 +196,11 @@ impl Inputs {
     /// # Errors
     /// More trials than fit, with how many do.
     pub fn plan(&self, trials: &[TrainArgs], at_once: usize, limit: u64) -> anyhow::Result<SweepPlan> {
-        let trained = |(i, args)| Trained::fresh(args, self.of(i).0);
-        let trained: Vec<Trained> = trials.iter().enumerate().map(trained).collect::<Result<_, _>>()?;
+        let trained: Vec<Planned> = trials
+            .iter()
+            .enumerate()
+            .map(|(i, args)| Planned::of(args, self.of(i).0))
+            .collect::<Result<_, _>>()?;
         let prompts: Vec<Vec<usize>> =
             (0..trials.len()).map(|i| prompts_to_answer(&self.metrics, self.prompts(i))).collect();
         let requests: Vec<TrialRequest<'_>> = trials
@@ -205,7 +208,7 @@ impl Inputs {
             .enumerate()
             .map(|(i, args)| {
                 let (base, data) = self.of(i);
-                let (weights, trainable) = (trained[i].weight_bytes(base), trained[i].trainable());
+                let (weights, trainable) = (trained[i].weights, trained[i].trainable());
                 let shared = Shared { base, data, reference: self.reference(i), group: &ALONE };
                 let training = args.plan_request(shared, weights, trainable);
                 TrialRequest {
@@ -302,6 +305,36 @@ fn data_key(base: usize, args: &TrainArgs) -> String {
     let purpose = format!("{:?}", args.preference.purpose());
     let read = json!([args.rows, purpose, args.classes, args.cache]);
     json!([base, args.data, args.eval_data, args.eval_split, args.validation, seed, read]).to_string()
+}
+
+/// What a trial trains, as far as its memory is planned for it: the values of one trial at a time are made to know.
+struct Planned {
+    /// Bytes of the weights.
+    weights: u64,
+    what: What,
+}
+
+enum What {
+    Adapter(Box<LoraConfig>),
+    Weights(WeightSelection),
+}
+
+impl Planned {
+    fn of(args: &TrainArgs, base: &Base) -> anyhow::Result<Self> {
+        let trained = Trained::fresh(args, base)?;
+        let what = match trained.trainable() {
+            Trainable::Adapter(lora) => What::Adapter(Box::new(lora.clone())),
+            Trainable::Weights(selection) => What::Weights(selection.clone()),
+        };
+        Ok(Planned { weights: trained.weight_bytes(base), what })
+    }
+
+    fn trainable(&self) -> Trainable<'_> {
+        match &self.what {
+            What::Adapter(lora) => Trainable::Adapter(lora),
+            What::Weights(selection) => Trainable::Weights(selection),
+        }
+    }
 }
 
 /// What the memory of a trial is planned for.

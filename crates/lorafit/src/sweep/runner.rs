@@ -12,7 +12,7 @@ use lorafit_remedy::amounts::counted;
 use lorafit_train::sweep::{Curve, Job, Scheduler, is_losing};
 use lorafit_train::{
     ALONE, Answering, EvaluationRecord, Observer, RunError, RunHistory, RunLock, RunTotals, StepRecord,
-    begin_anew,
+    count_peak_anew, give_back_freed_memory,
 };
 
 use crate::args::train::TrainArgs;
@@ -202,8 +202,9 @@ impl Runner<'_> {
             Err(RunError::Locked { .. }) => return Ok(End::Elsewhere),
             lock => lock?,
         };
+        give_back_freed_memory();
         if self.plan.at_once == 1 {
-            begin_anew();
+            count_peak_anew();
         }
         let mut quiet = Progress::new(true, None, LogFormat::Text);
         let resumption = Resumption::find(out, &mut quiet)?;

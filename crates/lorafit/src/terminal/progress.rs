@@ -187,7 +187,7 @@ impl Progress {
             return self.note(&format!("before training: held-out loss {loss:.4}{beside}"));
         }
         let mark = match (best, self.base_loss.is_some_and(|base| loss >= base)) {
-            (true, true) => "  (best since training began, kept, but worse than before it)",
+            (true, true) => "  (worse than before training; the best since, kept)",
             (true, false) => "  (best so far, kept)",
             (false, _) => "",
         };

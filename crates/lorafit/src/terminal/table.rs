@@ -2,6 +2,8 @@
 
 use lorafit_remedy::printable;
 
+use crate::terminal::output;
+
 /// The columns of a table without as many of the last as do not fit beside each other in `width`; `first` are those that go first,
 /// by their places, the least important one first. The first column stays.
 pub fn fitting(lines: &[Vec<String>], first: &[usize], width: usize) -> Vec<Vec<String>> {
@@ -18,6 +20,15 @@ pub fn fitting(lines: &[Vec<String>], first: &[usize], width: usize) -> Vec<Vec<
         kept.retain(|other| other != column);
     }
     take(lines, &kept)
+}
+
+/// A table on standard output: of a terminal that is narrow without the columns that `first` names ([`fitting`]). A file or a program
+/// has room for all.
+pub fn shown(lines: &[Vec<String>], first: &[usize]) -> String {
+    match output::width() {
+        Some(width) => aligned(&fitting(lines, first, width)),
+        None => aligned(lines),
+    }
 }
 
 fn take(lines: &[Vec<String>], kept: &[usize]) -> Vec<Vec<String>> {

@@ -555,7 +555,7 @@ fn split_gguf_files_are_read_whole_or_the_missing_part_is_named() {
     told("first.gguf", &["part 1 of 2 of a split file", "NAME-00001-of-00002.gguf"]);
     // A file that is not here is no repository of the hub.
     for model in ["models/none.gguf", "none.gguf", "./none.gguf"] {
-        told(model, &[&format!("{model}: no such file or folder"), "check the path"]);
+        told(model, &[&format!("{model}: no such file or folder"), "models nearby: "]);
     }
 }
 

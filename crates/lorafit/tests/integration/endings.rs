@@ -144,7 +144,7 @@ fn a_run_of_fifty_rows_holds_some_out_and_says_so() {
     let place = place(60);
     let at = place.path();
     let told = train(at, &["--max-steps", "4"]);
-    let line = "10 rows are held out, of 60 in all, and judge the run; --validation none trains on all";
+    let line = "10 of 60 rows are held out to judge the run; --validation none trains on all of them";
     assert!(told.contains(line), "{told}");
     assert!(told.contains("50 chat rows"), "{told}");
     assert_eq!(verdict(at)["of"], "held-out");

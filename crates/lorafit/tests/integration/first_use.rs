@@ -162,6 +162,60 @@ fn a_run_that_is_not_there_is_looked_for_nearby() {
     assert!(json["best"]["loss"].is_number(), "{json}");
 }
 
+/// Whatever flag or argument names a run, an adapter, a model or rows: a path at which nothing is brings up what is near.
+#[test]
+fn a_path_that_is_not_there_brings_up_what_is_nearby() {
+    let dir = with_run(&[]);
+    let at = dir.path();
+    let model = at.join("models/tiny");
+    fs::create_dir_all(&model).unwrap();
+    for file in fs::read_dir(MODEL).unwrap().map(|file| file.unwrap().path()).filter(|file| file.is_file()) {
+        fs::copy(&file, model.join(file.file_name().unwrap())).unwrap();
+    }
+    fs::write(at.join("settings.toml"), "rank = 4\n").unwrap();
+    let (rows, with_model) = (["--data", "rows.jsonl"], ["--model", MODEL]);
+    let train: &[&str] = &["train", "--out", "x", "--max-steps", "1"];
+    let pairs = "{\"prompt\": \"a\", \"chosen\": \"b\", \"rejected\": \"c\"}\n".repeat(4);
+    fs::write(at.join("pairs.jsonl"), pairs).unwrap();
+    let judged = ["--data", "pairs.jsonl", "--objective", "dpo", "--reference", "nur"];
+    let of_adapter: [&[&str]; 9] = [
+        &[train, &rows, &with_model, &["--adapter", "nur"]].concat(),
+        &[train, &with_model, &judged].concat(),
+        &[&["eval"], &rows[..], &with_model, &["--adapter", "nur"]].concat(),
+        &[&["generate", "--prompt", "a"], &with_model[..], &["--adapter", "nur"]].concat(),
+        &[&["chat"], &with_model[..], &["--adapter", "none"]].concat(),
+        &[&["merge", "--out", "x"], &with_model[..], &["--adapter", "nur"]].concat(),
+        &[&["export", "--to", "gguf", "--out", "x.gguf"], &with_model[..], &["--adapter", "nur"]].concat(),
+        &["inspect", "nur"],
+        &["inspect", "run", "--against", "nur"],
+    ];
+    for arguments in of_adapter {
+        refused(at, arguments, &["there is no such folder", "hint: adapters nearby: run\n"]);
+    }
+    let of_model: [&[&str]; 5] = [
+        &[train, &rows, &["--model", "models/tny"]].concat(),
+        &[&["eval", "--model", "./models/tny"], &rows[..]].concat(),
+        &["data", "rows.jsonl", "--model", "models/tny.gguf"],
+        &["plan", "--model", "./models/tny"],
+        &["quantize", "--model", "./models/tny", "--quant", "nf4", "--out", "x"],
+    ];
+    for arguments in of_model {
+        refused(at, arguments, &["models nearby: ", "models/tiny"]);
+    }
+    let of_rows: [&[&str]; 3] = [
+        &[train, &with_model, &["--data", "rws.jsonl"]].concat(),
+        &[train, &with_model, &rows, &["--eval-data", "rws.jsonl"]].concat(),
+        &[&["data", "rws.jsonl"], &with_model[..]].concat(),
+    ];
+    for arguments in of_rows {
+        refused(at, arguments, &["rws.jsonl", "hint: files nearby: rows.jsonl"]);
+    }
+    refused(at, &[train, &["--config", "setings.toml"]].concat(), &["files nearby: settings.toml"]);
+    refused(at, &["status", "rows.jsonl"], &["rows.jsonl is a file, and a run is a folder", "nearby: run\n"]);
+    refused(at, &["sweep", "--out", "s", "--status"], &["there is no folder s", "give a sweep file"]);
+    refused(at, &["runs", "rnus"], &["there is no folder rnus", "folders with runs nearby: run\n"]);
+}
+
 #[test]
 fn a_run_that_has_not_ended_is_looked_at_by_its_checkpoint() {
     let dir = with_run(&["--checkpoint-every", "2"]);

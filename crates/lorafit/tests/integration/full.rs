@@ -61,10 +61,10 @@ fn a_full_run_is_resumed_and_not_as_another() {
 fn what_does_not_fit_is_refused_with_what_would() {
     let place = place(12);
     let place = place.path();
-    // The program alone is planned with some 25 MiB.
+    // The program alone is planned with some 35 MiB.
     let refused = lorafit(
         place,
-        &train(FOLDER, "run", &["--method", "full", "--memory", "26500000B", "--threads", "1"]),
+        &train(FOLDER, "run", &["--method", "full", "--memory", "37000000B", "--threads", "1"]),
     );
     let told = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success(), "{told}");

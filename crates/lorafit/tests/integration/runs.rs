@@ -47,5 +47,5 @@ fn runs_are_listed_with_what_they_came_to() {
     let missing = lorafit(at, &["runs", "elsewhere"]);
     let told = String::from_utf8(missing.stderr).unwrap();
     assert_eq!(missing.status.code(), Some(2), "{told}");
-    assert!(told.contains("elsewhere is not a folder") && told.contains("hint: "), "{told}");
+    assert!(told.contains("there is no folder elsewhere") && told.contains("hint: "), "{told}");
 }

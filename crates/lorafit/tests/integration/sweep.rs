@@ -48,6 +48,11 @@ impl Place {
 
     /// Has the sweep train a copy of the model whose context has room for long answers, which end with it.
     fn lengthen_context(&self) {
+        self.edit_model(&[("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100000")]);
+    }
+
+    /// Has the sweep train a copy of the model with other lines in its configuration.
+    fn edit_model(&self, lines: &[(&str, &str)]) {
         let model = self.path("model");
         fs::create_dir(&model).expect("a folder");
         for file in fs::read_dir(MODEL).expect("the model").map(|file| file.expect("an entry").path()) {
@@ -60,8 +65,7 @@ impl Place {
             assert!(text.contains(from), "{text}");
             fs::write(path, text.replace(from, to)).expect("written");
         };
-        let (short, long) = ("\"max_position_embeddings\": 512", "\"max_position_embeddings\": 100000");
-        edit(&model.join("config.json"), short, long);
+        lines.iter().for_each(|(from, to)| edit(&model.join("config.json"), from, to));
         edit(&self.path("sweep.toml"), MODEL, "model");
     }
 
@@ -522,6 +526,70 @@ fn level_settings_have_no_winner_and_more_seeds_are_added() {
     );
 }
 
+/// A trial takes of its buffers what it writes, also where an earlier trial wrote to all of theirs. Each trial has a peak of its own.
+#[test]
+#[cfg(target_os = "linux")]
+fn a_trial_takes_no_more_than_the_first() {
+    let place = Place::new(
+        "method = \"full\"\ninit = \"random\"\nmax-steps = 3\nmicro-batch-tokens = 4096\nmax-seq-len = 512\n\
+         gradient-accumulation = 8\nrecompute = \"none\"\n",
+        "[search]\nseed = [1, 2, 4]\n",
+    );
+    // Many buffers of some hundred KiB, which an allocator takes from what was freed.
+    place.edit_model(&[
+        ("\"hidden_size\": 32", "\"hidden_size\": 64"),
+        ("\"intermediate_size\": 64", "\"intermediate_size\": 128"),
+        ("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 24"),
+        ("\"num_key_value_heads\": 2", "\"num_key_value_heads\": 4"),
+        ("\"head_dim\": 8", "\"head_dim\": 16"),
+    ]);
+    let text = fs::read_to_string(place.path("sweep.toml")).expect("text");
+    fs::write(place.path("sweep.toml"), text.replace("dropout = 0.1\n", "")).expect("written");
+    // There is room for sixteen long rows, and one comes.
+    let row = |i: usize| {
+        let words = if i == 5 { 60 } else { 2 };
+        let question: String = (0..words).map(|word| format!("{}{i} ", word * 7 + i)).collect();
+        let chat = serde_json::json!({ "messages": [
+            { "role": "user", "content": question },
+            { "role": "assistant", "content": format!("so {}", i * i) },
+        ] });
+        format!("{chat}\n")
+    };
+    fs::write(place.path("rows.jsonl"), (0..26).map(row).collect::<String>()).expect("written");
+    assert_ended_well(&place.sweep(&[]));
+    let mut peaks: Vec<(u64, u64)> = place
+        .rows()
+        .iter()
+        .map(|row| {
+            let number = |key: &str| row[key].as_u64().expect("a number");
+            (number("trial"), number("peak_rss_bytes"))
+        })
+        .collect();
+    peaks.sort_unstable();
+    assert!(peaks[1..].iter().all(|(_, peak)| *peak <= peaks[0].1 + (3 << 20)), "{peaks:?}");
+}
+
+/// A flag of train that is typed behind `sweep` is a key of its file, and names of other programs are known.
+#[test]
+fn flags_that_are_keys_of_the_file_are_said_to_be() {
+    let place = Place::new("", GRID);
+    for (typed, told) in [
+        (&["--threads", "2"][..], "tip: set it in the sweep file: threads = VALUE"),
+        (&["--batch_size=2"], "tip: set it in the sweep file: batch-size = VALUE"),
+        (&["--learning-rate", "1"], "tip: set it in the sweep file: lr = VALUE"),
+        (&["--parallel", "2"], "tip: the flag is called --trials-at-once"),
+        (&["--dry-rum"], "tip: a similar argument exists: '--dry-run'"),
+    ] {
+        let output = place.sweep(typed);
+        let error = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.contains(told), "{typed:?}: {error}");
+        assert!(!error.contains("--shard"), "{typed:?}: {error}");
+    }
+    let error = text(&place.sweep(&["--qqq"]).stderr);
+    assert!(error.contains("unexpected argument '--qqq'") && !error.contains("tip:"), "{error}");
+}
+
 #[test]
 fn mistakes_in_a_sweep_file_are_named_with_their_line() {
     for (more, search, told) in [
@@ -546,8 +614,18 @@ fn mistakes_in_a_sweep_file_are_named_with_their_line() {
         ("", "[search]\nweight-decay = { log-uniform = [0, 1] }\n", "begins above 0"),
         ("", "[search]\nweight-decay = { uniform = [1, 0] }\n", "two numbers, the lower first"),
         ("", "[search]\nweight-decay = { uniform = [0.1, 0.2] }\n", "is a range, which has no grid"),
-        ("rank = 8", "[search]\nrank = [2]\n", "`rank` is set twice"),
-        ("", "[search]\nthreads = [1]\n", "cannot be searched"),
+        (
+            "rank = 8",
+            "[search]\nrank = [2]\n",
+            "line 10: `rank` is set twice\nhint: give it one value or search it",
+        ),
+        (
+            "",
+            "[search]\nthreads = [1]\n",
+            "line 10: `threads` cannot be searched: it is the same for all trials\nhint: give it one value, above",
+        ),
+        ("", "[serach]\nrank = [2]\n", "unknown table [serach]\nhint: did you mean [search]?"),
+        ("", "[other]\nrank = [2]\n", "unknown table [other]\nhint: its tables are [search] and [sweep]"),
         ("max-steps = 3", "[search]\nepochs = [1]\n", "`epochs` and `max-steps` exclude each other"),
         (
             "",

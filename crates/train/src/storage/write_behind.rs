@@ -9,7 +9,7 @@ use super::StorageFile;
 
 /// Bytes that are gathered before they are written. There are three such buffers: one that is filled, one that waits and
 /// one that is written.
-const BUFFER_BYTES: usize = 4 << 20;
+const BUFFER_BYTES: usize = 1 << 20;
 
 /// The file, and how writing it went.
 type Written = (Box<dyn StorageFile>, io::Result<()>);

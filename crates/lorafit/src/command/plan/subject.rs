@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::{self, LoraConfig};
 use lorafit_model::weights::ModelFiles;
-use lorafit_model::{BaseQuantization, Config, ShapeSource, Source, SourceError};
+use lorafit_model::{BaseQuantization, Config, ShapeSource, Source, SourceError, models_near};
 
 use crate::args::options::shape_hint;
 use crate::session::adapter_folder::adapter_folder;
@@ -35,7 +35,10 @@ impl Subject {
         let source = source.map_err(|error| match error {
             SourceError::NotFound { .. } => {
                 let text = format!("{model}: no such file or folder, and no published shape");
-                anyhow::Error::from(CliError::new(text).hint(shape_hint(model)))
+                // A name of a shape has no folder and no ending.
+                let is_path = path.components().count() > 1 || path.extension().is_some_and(|e| e == "gguf");
+                let near = models_near(model).filter(|_| is_path);
+                anyhow::Error::from(CliError::new(text).hint(near.unwrap_or_else(|| shape_hint(model))))
             }
             other => other.into(),
         });

@@ -10,9 +10,7 @@ use rayon::prelude::*;
 use super::{Report, slug};
 use crate::pages::figure::{Axis, Colour, Figure, HeatMap, Lines, Name, Plot, Series, Style, measured};
 use crate::pages::shell::{sentence, table};
-use crate::session::adapter_numbers::{
-    LayerNumbers, OverlapNumbers, has_diverged, modules, modules_of, used, verdict,
-};
+use crate::session::adapter_numbers::{LayerNumbers, NoAdvice, OverlapNumbers, modules, modules_of, verdict};
 
 /// Bars of a distribution.
 const BINS: usize = 61;
@@ -31,11 +29,12 @@ pub fn add(
     if !is_alone {
         report.part(name);
     }
-    report.note(&match has_diverged(&adapter.path) {
-        true => format!("{} The run diverged, so this says nothing of the rank.", sentence(&used(layers))),
-        false => format!(
-            "{} This is a sign, not a proof: train with another rank and compare the held-out losses.",
-            sentence(&verdict(layers))
+    let no_advice = NoAdvice::of(&adapter.path);
+    let said = sentence(&verdict(layers, no_advice.as_ref()));
+    report.note(&match no_advice {
+        Some(_) => said,
+        None => format!(
+            "{said} This is a sign, not a proof: train with another rank and compare the held-out losses."
         ),
     });
     for beside in &adapter.beside {

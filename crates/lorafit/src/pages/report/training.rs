@@ -159,8 +159,7 @@ fn cards(run: &NamedRun) -> String {
                 format!("the best, after step {step}; {} before training", measured(base, 4))
             }
         };
-        let perplexity =
-            best.perplexity.map(|perplexity| format!("; perplexity {}", measured(perplexity, 2)));
+        let perplexity = best.perplexity.map(|value| format!("; perplexity {}", amounts::perplexity(value)));
         let note = when + &perplexity.unwrap_or_default();
         cards.add("held-out loss", &measured(best.loss, 4), &note);
         if let Some(accuracy) = best.preference.and_then(|metrics| metrics.accuracy) {

@@ -13,6 +13,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use lorafit_kernels::{Device, SharedBytes, Tensor};
+use lorafit_remedy::nearby;
 use serde_json::{Map, Value, json};
 
 use super::lora::{Adapter, EmbeddingFactors, LoraGroup};
@@ -289,13 +290,23 @@ pub(super) fn write_whole(
     })
 }
 
+/// What may be meant by `dir`, which holds no adapter.
+fn adapters_near(dir: &Path) -> String {
+    let near = nearby::find(dir, &["runs", "."], |path| path.join(CONFIG_FILE).is_file());
+    nearby::in_words("adapters", &near)
+        .unwrap_or_else(|| format!("an adapter is a folder with {CONFIG_FILE} and {WEIGHTS_FILE}"))
+}
+
 /// The configuration of the adapter in `dir`, and its path.
 pub(super) fn read_json(dir: &Path) -> Result<(PathBuf, Map<String, Value>), FileError> {
+    if !dir.exists() {
+        return Err(FileError::new(dir, "there is no such folder").with_hint(adapters_near(dir)));
+    }
     let config_path = inside(dir, CONFIG_FILE)?;
     marks::of_folder(dir)?;
     let text = read_text(&config_path, MAX_CONFIG_BYTES).map_err(|e| {
         FileError::new(&config_path, format!("cannot read the adapter's configuration: {e}"))
-            .with_hint("an adapter is a folder with adapter_config.json and adapter_model.safetensors")
+            .with_hint(adapters_near(dir))
     })?;
     let json = parse_json(&config_path, &text)?;
     marks::of_config(&config_path, &json)?;
