@@ -26,7 +26,6 @@ use lorafit_data::cache::{Cache, Key, LargeWriter};
 use lorafit_kernels::ops::attention::Segment;
 use lorafit_model::{Below, Buffers, Config, Model, Stream};
 
-use crate::run_error::RunError;
 use crate::stream::{Cut, Micro, cut};
 
 /// How the outputs of frozen blocks are kept.
@@ -112,7 +111,7 @@ impl FrozenCache {
         how: Cut,
         buffers: &mut Buffers,
         on_progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Option<FrozenOutputs>, RunError> {
+    ) -> io::Result<Option<FrozenOutputs>> {
         let (model, blocks) = below;
         let mut key = self.key.clone();
         key.add("blocks", &(blocks as u64).to_le_bytes());
@@ -132,7 +131,7 @@ impl FrozenCache {
                 false => Ok(None),
             }
         };
-        compute().map_err(|source| RunError::Frozen { source })
+        compute()
     }
 
     /// Computes them into a file; whether it went on to the end.

@@ -385,7 +385,8 @@ fn begin_frozen(
             observer.on_frozen(done_before + done, texts);
             !observer.should_stop()
         };
-        let found = cache.outputs(below, &set.samples, cut, &mut stepper.buffers, &mut on_progress)?;
+        let found = cache.outputs(below, &set.samples, cut, &mut stepper.buffers, &mut on_progress);
+        let found = found.map_err(|source| RunError::Frozen { source })?;
         let found = found.ok_or(TrainError::Stopped)?;
         let (rows, is_new) = found.rows();
         done_before += set.samples.len();

@@ -49,7 +49,7 @@ fn a_run_is_judged_from_the_loss_before_training_to_the_best() {
     let page = lorafit(at, &["report", "run", "--out", "page.html"]);
     assert!(page.status.success(), "{page:?}");
     let page = fs::read_to_string(at.join("page.html")).unwrap();
-    assert!(page.contains(&format!("held-out loss {base:.4} -&gt; {best:.4}")), "no verdict on the page");
+    assert!(page.contains(&format!("held-out loss {base:.4} → {best:.4}")), "no verdict on the page");
 }
 
 #[test]
