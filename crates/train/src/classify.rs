@@ -12,8 +12,8 @@ use lorafit_model::{Buffers, Model, Stream};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::evaluate::buffers_and_cut;
-use crate::frozen::FrozenOutputs;
-use crate::stream::{Cut, Share, cut};
+use crate::frozen::{FrozenOutputs, Share};
+use crate::stream::{Cut, cut};
 
 /// How good the answers of a classifier are.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]

@@ -4,8 +4,8 @@ use lorafit_data::{GenerationRow, SampleRef, Samples, Tokenizer, TokenizerError}
 use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, NotNumbers, Prompts, Sampling, Stream, generate, most_new_tokens};
 
-use crate::frozen::FrozenOutputs;
-use crate::stream::{Cut, MicroBatchSize, Share, cut};
+use crate::frozen::{FrozenOutputs, Share};
+use crate::stream::{Cut, MicroBatchSize, cut};
 
 /// Loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]

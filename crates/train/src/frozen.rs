@@ -186,6 +186,16 @@ impl Frozen {
     }
 }
 
+/// Samples of a data set that are computed.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Share<'a> {
+    pub(crate) samples: &'a Samples,
+    /// The places of those that are.
+    pub(crate) indices: &'a [usize],
+    /// What frozen blocks make of all of them, if that is kept.
+    pub(crate) frozen: Option<&'a FrozenOutputs>,
+}
+
 /// The outputs of frozen blocks for the samples of a data set.
 #[derive(Debug)]
 pub(crate) struct FrozenOutputs {

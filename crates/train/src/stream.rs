@@ -7,8 +7,6 @@ use lorafit_kernels::ops::attention::{Segment, Segments};
 use lorafit_kernels::ops::cross_entropy::Target;
 use lorafit_model::{Config, Stream};
 
-use crate::frozen::FrozenOutputs;
-
 /// A micro-batch in the model's terms.
 #[derive(Debug)]
 pub(crate) struct Micro {
@@ -90,16 +88,6 @@ impl Micro {
             }
         }
     }
-}
-
-/// Samples of a data set that are computed.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Share<'a> {
-    pub(crate) samples: &'a Samples,
-    /// The places of those that are.
-    pub(crate) indices: &'a [usize],
-    /// What frozen blocks make of all of them, if that is kept.
-    pub(crate) frozen: Option<&'a FrozenOutputs>,
 }
 
 /// How samples are cut into micro-batches.

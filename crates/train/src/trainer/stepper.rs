@@ -17,7 +17,7 @@ use crate::best_by::BestBy;
 use crate::checkpoint::State;
 use crate::classify::{self, ClassEvaluation};
 use crate::evaluate::{Evaluation, sum_in};
-use crate::frozen::{Frozen, FrozenOutputs};
+use crate::frozen::{Frozen, FrozenOutputs, Share};
 use crate::group::{ALONE, GroupError, ProcessGroup, Reducer, Reduction};
 use crate::guard::{Culprit, Refusal};
 use crate::memory::{peak_device_bytes, peak_rss_bytes};
@@ -27,7 +27,7 @@ use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
 use crate::preference::{self, PreferenceMetrics, Sums};
 use crate::restart::{steps_before, steps_through};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize, Share, cut, cut_groups};
+use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
 
 /// What the rows of a step gave; their gradient stands in the buffers.
 pub(super) struct Computed {
