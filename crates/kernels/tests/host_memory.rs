@@ -20,7 +20,7 @@ fn resident_kibibytes() -> u64 {
 fn a_buffer_takes_what_is_written_of_it_also_where_another_was() {
     let full = vec![1.0f32; VALUES];
     let before = resident_kibibytes();
-    let all = (4 * VALUES * BUFFERS >> 10) as u64;
+    let all = ((4 * VALUES * BUFFERS) >> 10) as u64;
     for _ in 0..2 {
         let written: Vec<Tensor> = (0..BUFFERS).map(|_| Tensor::from_slice(Device::Cpu, &full)).collect();
         assert!(resident_kibibytes() >= before + all, "all of it is written");
