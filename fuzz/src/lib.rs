@@ -62,7 +62,7 @@ fn run(files: &ModelFiles) {
     let config = model.config();
     let ids = [0, config.vocab_size as u32 - 1];
     let segments = Segments::single(ids.len());
-    let stream = Stream { ids: &ids, positions: &[0, 1], segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids: &ids, positions: &[0, 1], segments: &segments, targets: &[], below: 0 };
     let mut buffers = Buffers::for_evaluation(config, None, Device::Cpu, ids.len());
     let logits = model.all_logits(None, stream, &mut buffers);
     assert_eq!(logits.len(), ids.len() * config.vocab_size);

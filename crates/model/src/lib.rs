@@ -62,7 +62,7 @@ pub use generate::{NotNumbers, Prompts, Sampling, generate, most_new_tokens, seq
 pub use gradients::Gradients;
 pub use kv_cache::KvCache;
 pub use load::{Distribution, RandomWeights};
-pub use model::{ActiveAdapter, Below, EmbeddingNoise, Losses, Model, Stream};
+pub use model::{ActiveAdapter, EmbeddingNoise, Losses, Model, Stream};
 pub use parameters::Parameters;
 pub use selection::{Trainable, WeightModules, WeightSelection};
 pub use shape::{

@@ -94,17 +94,9 @@ pub struct Stream<'a> {
     pub segments: &'a Segments,
     /// What is predicted, sorted by row.
     pub targets: &'a [Target],
-    /// What the lowest blocks make of it, in the place of computing them.
-    pub below: Option<Below<'a>>,
-}
-
-/// The output of a model's lowest blocks ([`Model::outputs_below`]).
-#[derive(Clone, Copy, Debug)]
-pub struct Below<'a> {
-    /// How many blocks; none of them, nor the embedding, is trained or adapted.
-    pub blocks: usize,
-    /// Their output, `[tokens, hidden]`.
-    pub rows: &'a [f32],
+    /// How many of the lowest blocks are not computed, since their output is in the buffers already ([`Buffers::put_rows`]). Neither
+    /// they nor the embedding are trained or adapted.
+    pub below: usize,
 }
 
 /// The losses of a stream's targets, where they were computed: a GPU may still be at it until they are read.
@@ -169,6 +161,15 @@ impl Gradients {
 }
 
 impl Buffers {
+    /// Writes what the lowest blocks make of the tokens from `first` on, `[tokens, hidden]`, for a stream that begins
+    /// [above them](Stream::below).
+    ///
+    /// # Panics
+    /// When the buffers have not so many rows.
+    pub fn put_rows(&mut self, first: usize, rows: &[f32]) {
+        self.hidden.write(first * self.scratch.hidden_size, rows);
+    }
+
     /// Buffers for computing `gradients` of `model` and `adapter` on batches of up to `tokens` tokens, `targets` of which
     /// predict something.
     pub fn for_training(
@@ -396,13 +397,13 @@ impl Model {
         self.run_blocks(adapter, &[], tokens, (self.blocks.len(), context), buffers);
     }
 
-    /// What the lowest `blocks` blocks of the base, without an adapter, make of a stream, `[tokens, hidden]`; see [`Below`].
+    /// What the lowest `blocks` blocks of the base, without an adapter, make of a stream, `[tokens, hidden]`; see [`Stream::below`].
     ///
     /// # Panics
     /// As [`Model::loss`], and where there are not so many blocks.
     pub fn outputs_below(&self, blocks: usize, stream: Stream<'_>, buffers: &mut Buffers) -> Vec<f32> {
-        let Stream { ids, positions, .. } = stream;
-        let tokens = Tokens { ids, positions, below: None, needed: None };
+        let Stream { ids, positions, below, .. } = stream;
+        let tokens = Tokens { ids, positions, below, needed: None };
         let context = Context::Stream(stream.segments);
         self.run_blocks(ActiveAdapter::default(), &[], tokens, (blocks, context), buffers);
         buffers.hidden.to_vec(stream.ids.len() * self.config.hidden_size)
@@ -459,18 +460,10 @@ impl Model {
         assert!(rows <= buffers.tokens, "{rows} tokens in buffers for {}", buffers.tokens);
         let prepared = adapter.adapter.is_none_or(Adapter::is_prepared);
         assert!(prepared, "Model::prepare comes before computing with magnitudes, whole weights or new rows");
-        let first = match below {
-            Some(below) => {
-                assert_eq!(below.rows.len(), rows * self.config.hidden_size, "a row for each token");
-                assert!(adapter.noise.is_none(), "noise on embeddings would be lost");
-                buffers.hidden.write(0, below.rows);
-                below.blocks
-            }
-            None => {
-                self.embed(adapter, tokens, &context, buffers);
-                0
-            }
-        };
+        match below {
+            0 => self.embed(adapter, tokens, &context, buffers),
+            _ => assert!(adapter.noise.is_none(), "noise on embeddings would be lost"),
+        }
         let ropes = self.config.ropes().into_iter().zip(&self.frequencies);
         for ((rope, fixed), angles) in ropes.zip(&mut buffers.scratch.angles) {
             if let Some(frequencies) = fixed {
@@ -486,7 +479,7 @@ impl Model {
             let factors: Vec<f32> = positions.iter().map(|position| growth.factor(*position)).collect();
             buffers.scratch.query_factors.write(0, &factors);
         }
-        for (i, block) in self.blocks[..blocks].iter().enumerate().skip(first) {
+        for (i, block) in self.blocks[..blocks].iter().enumerate().skip(below) {
             if let Context::Cached { layer, .. } = &mut context {
                 *layer = i;
             }
@@ -644,10 +637,7 @@ impl Model {
             Some(Place::Block(block, stage)) => (block, Some(stage)),
             Some(Place::Norm | Place::Head) | None => return,
         };
-        assert!(
-            stream.below.is_none_or(|below| below.blocks <= lowest),
-            "blocks that are trained are computed"
-        );
+        assert!(stream.below <= lowest, "blocks that are trained are computed");
         let back = buffers.backward.as_mut().expect("buffers made for training");
         let rows = stream.ids.len();
         for i in (lowest..self.blocks.len()).rev() {
@@ -795,7 +785,7 @@ impl Model {
             positions.extend((past..past + tokens.len()).map(|p| p as u32));
         }
         let context = Context::Cached { runs: &runs, caches, layer: 0 };
-        let tokens = Tokens { ids: &ids, positions: &positions, below: None, needed: None };
+        let tokens = Tokens { ids: &ids, positions: &positions, below: 0, needed: None };
         self.run_blocks(adapter.into(), of_rows, tokens, (self.blocks.len(), context), buffers);
         for run in &runs {
             caches[run.cache].advance(run.rows);
@@ -858,7 +848,8 @@ fn low_rank_rows(factors: &EmbeddingFactors, ids: &[u32], u: &mut Tensor) {
 struct Tokens<'a> {
     ids: &'a [u32],
     positions: &'a [u32],
-    below: Option<Below<'a>>,
+    /// See [`Stream::below`].
+    below: usize,
     /// The rows that are needed of the last block, if not all are.
     needed: Option<&'a [u32]>,
 }

@@ -318,8 +318,7 @@ mod tests {
         let ids: Vec<u32> = (1..20).collect();
         let positions: Vec<u32> = (0..19).collect();
         let segments = Segments::single(19);
-        let stream =
-            Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[], below: None };
+        let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
         let mut buffers = Buffers::for_evaluation(model.config(), adapter, Device::Cpu, 19);
         model.all_logits(adapter, stream, &mut buffers)
     }

@@ -48,8 +48,7 @@ impl Model {
         let positions: Vec<u32> = (0..ids.len() as u32).collect();
         let segments = Segments::single(ids.len());
         self.on_pool(|| {
-            let stream =
-                Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+            let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
             self.forward(adapter.into(), stream, &mut buffers);
             read(&mut buffers)
         })

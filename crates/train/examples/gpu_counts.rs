@@ -86,7 +86,7 @@ impl Request {
         let (ids, targets) = (vec![1; tokens], [Target { row: 0, id: 1, weight: 1.0 }]);
         let positions: Vec<u32> = (0..tokens).map(|token| (token % self.seq) as u32).collect();
         let stream =
-            Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
+            Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: 0 };
         // What is made once is made here.
         model.loss_and_gradient(Some(&adapter).into(), stream, 1.0, &mut buffers, &mut gradients);
         recorder.take_counts();

@@ -87,7 +87,7 @@ fn gradients(model: &Model, adapter: &Adapter, samples: &Samples, rows: std::ops
     let mut buffers =
         Buffers::for_training(model, Some(adapter), &gradients, size.0, size.1, ActivationPolicy::default());
     let stream =
-        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: 0 };
     let objective = Objective { scale: 1.0 / targets.len() as f32, smoothing: 0.0 };
     let losses =
         model.loss_and_gradient(Some(adapter).into(), stream, objective, &mut buffers, &mut gradients);

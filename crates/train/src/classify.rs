@@ -178,7 +178,7 @@ pub fn score_text(model: &Model, adapter: Option<&Adapter>, ids: &[u32]) -> Vec<
         Segments::new(vec![Segment { start: 0, len: tokens, parent: None }], tokens).expect("one segment");
     let segments = segments.with_text_lengths(vec![tokens]);
     let last = Target { row: tokens as u32 - 1, id: 0, weight: 1.0 };
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[last], below: None };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[last], below: 0 };
     let mut buffers = Buffers::for_evaluation(model.config(), adapter, model.device(), tokens);
     model.scores(adapter, stream, &mut buffers)
 }

@@ -24,9 +24,12 @@ use half::slice::HalfFloatSliceExt as _;
 use lorafit_data::Samples;
 use lorafit_data::cache::{Cache, Key, LargeWriter};
 use lorafit_kernels::ops::attention::Segment;
-use lorafit_model::{Below, Buffers, Config, Model, Stream};
+use lorafit_model::{Buffers, Config, Model, Stream};
 
 use crate::stream::{Cut, Micro, cut};
+
+/// Rows that are read at once, so that memory does not grow with micro-batches.
+const ROWS_AT_ONCE: u64 = 64;
 
 /// How the outputs of frozen blocks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -257,20 +260,19 @@ impl FrozenOutputs {
         compute: impl FnOnce(Stream<'_>, &mut Buffers) -> R,
     ) -> R {
         let Some(this) = this else { return compute(micro.stream(), buffers) };
-        let rows = this.read(micro).unwrap_or_else(|error| {
+        if let Err(error) = this.read(micro, buffers) {
             // The run goes on without.
             *this.failure.borrow_mut() = Some(error);
             let mut rows = model.outputs_below(this.blocks, micro.stream(), buffers);
             let kept = this.dtype.encode(&rows);
             this.dtype.decode(&kept, &mut rows);
-            rows
-        });
-        let below = Some(Below { blocks: this.blocks, rows: &rows });
-        compute(Stream { below, ..micro.stream() }, buffers)
+            buffers.put_rows(0, &rows);
+        }
+        compute(Stream { below: this.blocks, ..micro.stream() }, buffers)
     }
 
-    fn read(&self, micro: &Micro) -> io::Result<Vec<f32>> {
-        let mut into = vec![0.0; micro.tokens() * self.width];
+    /// Reads what is kept for a micro-batch into the buffers.
+    fn read(&self, micro: &Micro, buffers: &mut Buffers) -> io::Result<()> {
         let mut is_read = vec![false; micro.segments().len()];
         for (sample, segments) in micro.samples_with_segments() {
             let missing: Vec<usize> = segments.take_while(|at| !is_read[*at]).collect();
@@ -289,15 +291,14 @@ impl FrozenOutputs {
                     if extent.is_empty() {
                         extent = extents.next().ok_or(io::ErrorKind::InvalidData)?;
                     }
-                    let rows = (extent.end - extent.start).min((start + len - row) as u64);
-                    let into = &mut into[row * self.width..(row + rows as usize) * self.width];
-                    self.read_rows(extent.start, into)?;
+                    let rows = (extent.end - extent.start).min((start + len - row) as u64).min(ROWS_AT_ONCE);
+                    buffers.put_rows(row, &self.rows_from(extent.start, rows as usize)?);
                     extent.start += rows;
                     row += rows as usize;
                 }
             }
         }
-        Ok(into)
+        Ok(())
     }
 
     /// The rows of the file that a sample has from `position` on.
@@ -314,15 +315,16 @@ impl FrozenOutputs {
         Ok(extents.filter(|extent| !extent.is_empty()).collect())
     }
 
-    /// Rows from row `first` of the file on.
-    fn read_rows(&self, first: u64, into: &mut [f32]) -> io::Result<()> {
-        let mut bytes = vec![0; into.len() * self.dtype.bytes()];
+    /// So many rows from row `first` of the file on.
+    fn rows_from(&self, first: u64, rows: usize) -> io::Result<Vec<f32>> {
+        let mut values = vec![0.0; rows * self.width];
+        let mut bytes = vec![0; values.len() * self.dtype.bytes()];
         let mut file = self.file.borrow_mut();
         let at = first * (self.width * self.dtype.bytes()) as u64;
         file.seek(SeekFrom::Start(Cache::LARGE_START + at))?;
         file.read_exact(&mut bytes)?;
-        self.dtype.decode(&bytes, into);
-        Ok(())
+        self.dtype.decode(&bytes, &mut values);
+        Ok(values)
     }
 }
 

@@ -21,7 +21,7 @@
 //! let positions: Vec<u32> = (0..8).collect();
 //! let targets: Vec<Target> = (0..7).map(|row| Target { row, id: ids[row as usize + 1], weight: 1.0 }).collect();
 //! let segments = Segments::single(ids.len());
-//! let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
+//! let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: 0 };
 //!
 //! let (mut gradients, policy) = (parameters.zero_gradients(), ActivationPolicy::default());
 //! let mut buffers = Buffers::for_training(&model, parameters.adapter(), &gradients, 8, 7, policy);

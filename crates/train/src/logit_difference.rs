@@ -68,6 +68,6 @@ fn likeliest(logits: &[f32]) -> Option<usize> {
 fn forward((model, adapter): (&Model, Option<&Adapter>), ids: &[u32], buffers: &mut Buffers) {
     let positions: Vec<u32> = (0..ids.len() as u32).collect();
     let segments = Segments::single(ids.len());
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
     model.forward(adapter.into(), stream, buffers);
 }

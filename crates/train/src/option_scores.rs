@@ -109,7 +109,7 @@ fn score(
     let segments = Segments::new(segments, ids.len()).expect("segments follow each other");
     let segments = segments.with_text_lengths(text_lengths);
     let stream =
-        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: 0 };
     let mut scores = vec![0.0; group.len()];
     for (which, loss) in of.into_iter().zip(model.loss(adapter, stream, buffers).to_vec()) {
         scores[which] -= f64::from(loss);

@@ -156,7 +156,7 @@ fn step(
     let target = |row: usize| Target { row: row as u32, id: id(row + 100), weight: 1.0 };
     let targets: Vec<Target> = (5..tokens).map(target).collect();
     let stream =
-        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: None };
+        Stream { ids: &ids, positions: &positions, segments: &segments, targets: &targets, below: 0 };
 
     let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
     let mut gradients = parameters.zero_gradients();

@@ -38,7 +38,7 @@ impl Micro {
             positions: &self.positions,
             segments: &self.segments,
             targets: &self.targets,
-            below: None,
+            below: 0,
         }
     }
 

@@ -21,7 +21,7 @@ pub fn token_scores(model: &Model, adapter: Option<&Adapter>, ids: &[u32], top: 
     let segments = Segments::single(ids.len());
     let targets: Vec<Target> =
         ids.iter().skip(1).zip(&positions).map(|(&id, &row)| Target { row, id, weight: 1.0 }).collect();
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
     model.forward(adapter.into(), stream, &mut buffers);
     let next_token_nll = model.row_losses(adapter, &targets, &mut buffers).to_vec();
     let last = positions.last().copied();

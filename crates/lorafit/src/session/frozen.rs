@@ -36,6 +36,7 @@ impl TrainArgs {
                 "train the upper blocks alone: --layers 15-",
             ),
             (self.cache.no_cache, "--no-cache keeps nothing", "leave out --no-cache"),
+            (self.cache.cache().is_none(), "there is no folder for the cache", "name one: --cache-dir DIR"),
             (
                 self.neftune_alpha.is_some(),
                 "--neftune-alpha changes what they read in every step",
@@ -108,7 +109,13 @@ impl TrainArgs {
             Some(FrozenCacheChoice::Bf16) => FrozenDtype::Bf16,
             Some(FrozenCacheChoice::Off | FrozenCacheChoice::Auto) | None => return Ok(None),
         };
-        let Some(cache) = self.cache.cache() else { return Ok(None) };
+        // Without it what the run computes from here on would differ in the last bits.
+        let Some(cache) = self.cache.cache() else {
+            let text = "the run keeps the outputs of its frozen blocks in a cache (--frozen-cache), and there is none";
+            return Err(CliError::usage(text)
+                .hint("leave out --no-cache, or name a folder with --cache-dir DIR")
+                .into());
+        };
         let Some(base) = of_the_base(self, identity)? else { return Ok(None) };
         Ok(Some(FrozenCache::new(cache, &base, dtype)))
     }

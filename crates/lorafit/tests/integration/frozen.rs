@@ -55,6 +55,7 @@ fn outputs_of_frozen_blocks_are_kept_for_the_next_run_and_a_resumed_one() {
     well(place, &stopped);
     fs::remove_dir_all(place.join("part/checkpoints/step-00000030")).expect("removes");
     fs::remove_dir_all(place.join("cache")).expect("removes");
+    refuses(place, &["train", "--resume", "part", "--no-cache"], &["--no-cache"]);
     well(place, &["train", "--resume", "part"]);
     assert!(adapter(place, "part") == adapter(place, "whole"));
 }

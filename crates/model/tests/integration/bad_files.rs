@@ -39,7 +39,7 @@ fn load_and_run(path: &Path) -> Result<(), FileError> {
     let ids: Vec<u32> = (0..4).map(|i| i % model.config().vocab_size as u32).collect();
     let positions = [0, 1, 2, 3];
     let segments = Segments::single(ids.len());
-    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids: &ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
     let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, ids.len());
     let logits = model.all_logits(None, stream, &mut buffers);
     assert_eq!(logits.len(), ids.len() * model.config().vocab_size);

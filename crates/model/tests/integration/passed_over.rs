@@ -72,7 +72,7 @@ fn logits(model: &Model) -> Vec<f32> {
     let ids: Vec<u32> = (1..6).collect();
     let segments = Segments::single(ids.len());
     let stream =
-        Stream { ids: &ids, positions: &[0, 1, 2, 3, 4], segments: &segments, targets: &[], below: None };
+        Stream { ids: &ids, positions: &[0, 1, 2, 3, 4], segments: &segments, targets: &[], below: 0 };
     let mut buffers = Buffers::for_evaluation(model.config(), None, Device::Cpu, ids.len());
     model.all_logits(None, stream, &mut buffers)
 }

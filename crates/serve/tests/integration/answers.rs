@@ -210,7 +210,7 @@ fn log_probabilities(ids: &[u32]) -> Vec<f64> {
     let positions: Vec<u32> = (0..ids.len() as u32).collect();
     let segments =
         Segments::new(vec![Segment { start: 0, len: ids.len(), parent: None }], ids.len()).unwrap();
-    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids, positions: &positions, segments: &segments, targets: &[], below: 0 };
     let logits = model.all_logits(None, stream, &mut buffers);
     let rows = logits.chunks_exact(model.config().vocab_size).zip(&ids[1..]);
     rows.map(|(row, id)| {

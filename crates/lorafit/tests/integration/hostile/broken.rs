@@ -34,7 +34,7 @@ fn runs(files: Result<ModelFiles, FileError>, change: Change, like: &Config) -> 
     assert_eq!(sizes(config), sizes(like));
     let ids = [0, config.vocab_size as u32 - 1];
     let segments = Segments::single(ids.len());
-    let stream = Stream { ids: &ids, positions: &[0, 1], segments: &segments, targets: &[], below: None };
+    let stream = Stream { ids: &ids, positions: &[0, 1], segments: &segments, targets: &[], below: 0 };
     let mut buffers = Buffers::for_evaluation(config, None, Device::Cpu, ids.len());
     assert_eq!(model.all_logits(None, stream, &mut buffers).len(), ids.len() * config.vocab_size);
     true

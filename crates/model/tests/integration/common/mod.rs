@@ -410,7 +410,7 @@ impl Packed {
             positions: &self.positions,
             segments: &self.segments,
             targets: &self.targets,
-            below: None,
+            below: 0,
         }
     }
 }
