@@ -10,7 +10,7 @@ const MAY_USE: [(&str, &[&str]); 10] = [
     // no code
     ("features", &[]),
     // words that all floors use
-    ("remedy", &[]),
+    ("remedy", &["features"]),
     // floor 0
     ("kernels", &["features", "remedy"]),
     ("data", &["features", "remedy"]),
