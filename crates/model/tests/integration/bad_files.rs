@@ -606,8 +606,13 @@ fn adapter_configurations_that_cannot_be_used_are_named_with_key_and_value() {
     let config = dir.path().join("adapter_config.json");
     fs::write(&config, "{\"r\": 4").expect("written");
     assert_error(load_adapter(dir.path()), &config, "not an adapter configuration: EOF");
+    // In a folder of its own: whatever lies beside it would be named.
+    let place = TempDir::new().expect("a folder");
+    let alone = place.path().join("adapter");
+    fs::rename(dir.path(), &alone).expect("renamed");
+    let config = alone.join("adapter_config.json");
     fs::remove_file(&config).expect("removed");
-    let error = assert_error(load_adapter(dir.path()), &config, "cannot read the adapter's configuration");
+    let error = assert_error(load_adapter(&alone), &config, "cannot read the adapter's configuration");
     assert!(error.hint().is_some_and(|h| h.to_string().contains("adapter_model.safetensors")));
 }
 
