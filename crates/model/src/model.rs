@@ -873,7 +873,9 @@ impl Needed {
             }
             targets.push(Target { row: rows.len() as u32 - 1, ..*target });
         }
-        Needed((!rows.is_empty() && rows.len() < stream.ids.len()).then_some((rows, targets)))
+        // Few rows have a product of their own, which adds in another order: what is computed would depend on how rows are cut.
+        let leaves_some = (matmul::FEW_ROWS + 1..stream.ids.len()).contains(&rows.len());
+        Needed(leaves_some.then_some((rows, targets)))
     }
 
     /// Of the stream, in their order.

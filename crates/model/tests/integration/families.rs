@@ -4,6 +4,7 @@
 use crate::common::{Case, Packed, TOLERANCE, assert_close, fixture, generated, tree_of};
 use lorafit_kernels::Device;
 use lorafit_kernels::ops::cross_entropy::Target;
+use lorafit_kernels::ops::matmul::FEW_ROWS;
 use lorafit_model::adapter::{Adapter, LoraConfig, Targets};
 use lorafit_model::export::{self, GgufModel};
 use lorafit_model::merge::Merged;
@@ -296,15 +297,14 @@ fn rows_without_targets_change_nothing() {
     ];
     for name in FAMILIES {
         let case = Case::open(name);
-        let few = tree_of(case.model.config().vocab_size);
-        let mut all = tree_of(case.model.config().vocab_size);
-        for row in 0..all.ids.len() as u32 {
-            if all.targets.iter().all(|target| target.row != row) {
-                all.targets.push(Target { row, id: 1, weight: 0.0 });
-            }
-        }
-        all.targets.sort_by_key(|target| target.row);
-        assert!(few.targets.len() < all.targets.len());
+        let (mut few, mut all) = (case.packed(&[0, 1]), case.packed(&[0, 1]));
+        let target =
+            |row, weight| Target { row, id: 7 * row % case.model.config().vocab_size as u32, weight };
+        let rows = 0..all.ids.len() as u32;
+        few.targets = rows.clone().filter(|row| row % 3 > 0).map(|row| target(row, 1.0)).collect();
+        all.targets = rows.map(|row| target(row, if row % 3 > 0 { 1.0 } else { 0.0 })).collect();
+        // Of fewer rows all are computed.
+        assert!(few.targets.len() > FEW_ROWS && few.targets.len() < all.targets.len());
         for policy in policies {
             let computed = |packed: &Packed| {
                 let (model, adapter) = (&case.model, Some(&case.adapter));
