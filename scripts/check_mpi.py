@@ -18,7 +18,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / "fixtures/models"
 ENVIRONMENT = {**os.environ, "OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-# Sums of f32 in another order.
+# Of a loss: sums of f32 in another order, over 12 steps of AdamW at a high rate. The losses are about 5, where neighbours in f32 are 5e-7
+# apart.
 TOLERANCE = 1e-6
 
 
@@ -86,8 +87,8 @@ def close(folder: Path, alone: Path) -> float:
     for name in ["metrics.jsonl", "evaluations.jsonl"]:
         found, expected = records(folder, name), records(alone, name)
         check(len(found) == len(expected), f"{folder.name}: {len(found)} records, expected {len(expected)}")
-        most = max([most, *(abs(a["loss"] - b["loss"]) for a, b in zip(found, expected))])
-    check(most < TOLERANCE, f"{folder.name}: a loss differs by {most} from that of one process")
+        most = max([most, *(abs(a["loss"] / b["loss"] - 1) for a, b in zip(found, expected))])
+    check(most < TOLERANCE, f"{folder.name}: a loss differs by {most} of itself from that of one process")
     return most
 
 
