@@ -75,6 +75,15 @@ impl Key {
         key
     }
 
+    /// As [`Key::plain`], with `parts` under their names.
+    pub fn of_parts(what: &str, parts: &[(&str, String)]) -> Self {
+        let mut key = Self::plain(what);
+        for (name, value) in parts {
+            key.add(name, value.as_bytes());
+        }
+        key
+    }
+
     /// Adds something, such as the content hash of a source, under a name that says what it is.
     pub fn add(&mut self, name: &str, value: &[u8]) {
         // With their lengths, so that nothing else has the same bytes.

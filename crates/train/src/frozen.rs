@@ -24,12 +24,22 @@ use half::slice::HalfFloatSliceExt as _;
 use lorafit_data::Samples;
 use lorafit_data::cache::{Cache, Key, LargeWriter};
 use lorafit_kernels::ops::attention::Segment;
-use lorafit_model::{Buffers, Config, Model, Stream};
+use lorafit_model::adapter::TargetError;
+use lorafit_model::{ActivationPolicy, BufferShape, Buffers, Config, Model, Stream, Trainable};
 
 use crate::stream::{Cut, Micro, cut};
 
 /// Rows that are read at once, so that memory does not grow with micro-batches.
 const ROWS_AT_ONCE: u64 = 64;
+
+/// The blocks below the lowest that backward reaches where this is trained.
+///
+/// # Errors
+/// A selection of layers or modules that the model does not have.
+pub fn frozen_blocks(config: &Config, trainable: Trainable<'_>) -> Result<usize, TargetError> {
+    let shape = BufferShape::for_training(config, trainable, 1, 1, ActivationPolicy::default())?;
+    Ok(config.num_hidden_layers - shape.trained_blocks())
+}
 
 /// How the outputs of frozen blocks are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,10 +97,7 @@ impl FrozenCache {
     /// Keeps outputs in `cache`. `base` has to have everything that decides their bits: the base and how it is computed with, the
     /// program.
     pub fn new(cache: Cache, base: &[(&str, String)], dtype: FrozenDtype) -> Self {
-        let mut key = Key::plain("outputs of frozen blocks");
-        for (name, value) in base {
-            key.add(name, value.as_bytes());
-        }
+        let mut key = Key::of_parts("outputs of frozen blocks", base);
         key.add("dtype", format!("{dtype:?}").as_bytes());
         FrozenCache { cache, key, dtype }
     }

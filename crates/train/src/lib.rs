@@ -104,7 +104,7 @@ pub use evaluate::{
     Answer, AnswerError, Answering, Answers, Draw, End, Evaluation, SIDE_BY_SIDE, answer, evaluate,
     evaluate_until, sample,
 };
-pub use frozen::{FrozenCache, FrozenDtype};
+pub use frozen::{FrozenCache, FrozenDtype, frozen_blocks};
 pub use group::{ALONE, Alone, GroupError, Lost, ProcessGroup, Reduction};
 pub use guard::{Culprit, GuardState, OnNan, Refusal};
 pub use history::{Damage, LossOver, RunHistory, RunTotals, adapter_of_run};

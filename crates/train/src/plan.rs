@@ -217,14 +217,6 @@ impl PlanRequest<'_> {
         }
     }
 
-    /// The blocks below the lowest that backward reaches.
-    ///
-    /// # Errors
-    /// As [`PlanRequest::plan`].
-    pub fn frozen_blocks(&self) -> Result<usize, TargetError> {
-        Ok(self.config.num_hidden_layers - self.shape(Recompute::None)?.trained_blocks())
-    }
-
     fn size(&self) -> MicroBatchSize {
         MicroBatchSize { tokens: self.tokens, targets: self.targets }
     }

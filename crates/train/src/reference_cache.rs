@@ -23,11 +23,7 @@ impl ReferenceCache {
     /// Keeps answers in `cache`. `reference` has to have everything that decides their bits: the base and how it is computed with, the
     /// adapter of the reference, the program.
     pub fn new(cache: Cache, reference: &[(&str, String)]) -> Self {
-        let mut key = Key::plain("log-probabilities of replies");
-        for (name, value) in reference {
-            key.add(name, value.as_bytes());
-        }
-        ReferenceCache { cache, key }
+        ReferenceCache { cache, key: Key::of_parts("log-probabilities of replies", reference) }
     }
 
     /// What is kept of samples that are cut in this way.

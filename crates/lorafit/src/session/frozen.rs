@@ -3,7 +3,7 @@
 use lorafit_data::Samples;
 use lorafit_model::Config;
 use lorafit_remedy::amounts::{counted, memory};
-use lorafit_train::{FrozenCache, FrozenDtype, Identity};
+use lorafit_train::{FrozenCache, FrozenDtype, Identity, frozen_blocks};
 
 use crate::args::base::ComputeChoice;
 use crate::args::options::{FrozenCacheChoice, Init};
@@ -26,8 +26,8 @@ impl TrainArgs {
     /// A choice that has no meaning here.
     pub fn settle_frozen(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<Option<String>> {
         let Shared { base, data, group, .. } = shared;
-        let request = self.plan_request(shared, trained.weight_bytes(base), trained.trainable());
-        let blocks = request.frozen_blocks()?;
+        let config = base.model.config();
+        let blocks = frozen_blocks(config, trained.trainable())?;
         let asked = self.frozen_cache.unwrap_or(FrozenCacheChoice::Auto);
         let obstacle = [
             (
@@ -50,7 +50,7 @@ impl TrainArgs {
             (FrozenCacheChoice::Off, _) | (FrozenCacheChoice::F32 | FrozenCacheChoice::Bf16, None) => {
                 Ok(None)
             }
-            (FrozenCacheChoice::Auto, None) => Ok(self.choose_frozen(blocks, request.config, data)),
+            (FrozenCacheChoice::Auto, None) => Ok(self.choose_frozen(blocks, config, data)),
             (FrozenCacheChoice::Auto, Some(_)) => {
                 self.frozen_cache = None;
                 Ok(None)
