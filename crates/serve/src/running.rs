@@ -268,7 +268,7 @@ mod tests {
     use crate::constrain::Grammars;
     use crate::events::channel;
     use crate::held_calls::CallSyntax;
-    use crate::sampler::Choosing;
+    use crate::sampler::tests::plain;
     use lorafit_data::{ChatTemplate, SpecialTokens};
     use serde_json::json;
 
@@ -286,17 +286,7 @@ mod tests {
         let grammars = Grammars::new(tokenizer, tokenizer.vocab_size()).expect("grammars");
         let held = syntax.hold(grammars.begin(&constraint).expect("it can be kept"));
 
-        let choosing = Arc::new(Choosing {
-            temperature: 0.0,
-            top_p: 1.0,
-            top_k: 0,
-            min_p: 0.0,
-            frequency_penalty: 0.0,
-            presence_penalty: 0.0,
-            repetition_penalty: 1.0,
-            bias: Vec::new(),
-            log_probabilities: None,
-        });
+        let choosing = Arc::new(plain());
         let mut planned = Planned { prompt: vec![1], seed: 0, room: 500, guide: None, calls: Some(held) };
         let answers = Answers {
             planned: Vec::new(),

@@ -165,10 +165,11 @@ fn likeliest(logits: &[f32], count: usize) -> Vec<u32> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
-    fn plain() -> Choosing {
+    /// Greedy, and nothing else.
+    pub(crate) fn plain() -> Choosing {
         Choosing {
             temperature: 0.0,
             top_p: 1.0,
