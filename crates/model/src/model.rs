@@ -854,7 +854,7 @@ struct Tokens<'a> {
     needed: Option<&'a [u32]>,
 }
 
-/// The rows of a stream that predict something. The last block computes no others after its attention, and the head none at all.
+/// The rows of a stream that predict something. After its attention the last block computes these alone.
 struct Needed(Option<(Vec<u32>, Vec<Target>)>);
 
 impl Needed {
@@ -878,7 +878,7 @@ impl Needed {
         Needed(leaves_some.then_some((rows, targets)))
     }
 
-    /// Of the stream, in their order.
+    /// The rows of the stream, in their order; `None` for all.
     fn rows(&self) -> Option<&[u32]> {
         self.0.as_ref().map(|(rows, _)| &rows[..])
     }

@@ -41,7 +41,7 @@ fn entries(folder: &Path, name: &str, is_meant: &impl Fn(&Path) -> bool) -> Vec<
     found.into_iter().map(|(_, _, found)| path(found)).take(MOST).collect()
 }
 
-/// What was found as a hint, such as `runs nearby: runs/first, runs/second`; nothing where nothing was found.
+/// A hint that lists what was found, such as `runs nearby: runs/first, runs/second`; `None` if nothing was.
 pub fn in_words(what: &str, found: &[PathBuf]) -> Option<String> {
     let names: Vec<String> = found.iter().map(|path| path.display().to_string()).collect();
     (!names.is_empty()).then(|| format!("{what} nearby: {}", names.join(", ")))

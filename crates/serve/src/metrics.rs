@@ -74,7 +74,8 @@ pub struct Tally {
 pub type Pending = Arc<Mutex<Option<Tally>>>;
 
 impl Tally {
-    /// Of a request to `endpoint`, which is over when this is dropped: then its client is gone, unless it was answered.
+    /// For a request to `endpoint`. The request is counted when this is dropped: with the status of its answer, or as one whose
+    /// client went away.
     pub fn new(metrics: &Arc<Metrics>, endpoint: &'static str) -> Self {
         Tally { metrics: Arc::clone(metrics), endpoint, status: GONE }
     }

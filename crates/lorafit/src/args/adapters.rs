@@ -108,7 +108,7 @@ impl FromStr for NamedAdapter {
                 last.to_string_lossy().into_owned()
             }
         };
-        // Of a folder that is not there, that is what is said, when it is opened.
+        // A folder that does not exist is reported when it is opened.
         let is_of_folder = text.split_once('=').is_none();
         if is_of_folder && !adapter.dir.exists() {
             return Ok(NamedAdapter { name, adapter });

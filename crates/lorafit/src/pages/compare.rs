@@ -180,7 +180,7 @@ impl Common {
             bytes.iter().rposition(|byte| of.contains(byte)).map_or(0, |at| at + 1)
         };
         let start = last(&first.as_bytes()[..start], [b'\n', b'>']);
-        // What is left of the shortest has its end still to share.
+        // The common end must not overlap the common beginning.
         let rest = |prompt: &str| prompt.as_bytes()[start..].iter().rev().copied().collect::<Vec<u8>>();
         let of_first = rest(first);
         let end = prompts.map(|prompt| equal(&of_first, &rest(prompt))).min().unwrap_or(0);

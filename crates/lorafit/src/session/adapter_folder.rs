@@ -11,11 +11,11 @@ use crate::terminal::shell::shell_word;
 pub struct Found {
     /// The folder with the adapter.
     pub dir: PathBuf,
-    /// Of a run that has no adapter of its end: which one is used, and why.
+    /// Which adapter is used and why, where the run has no final one.
     pub note: Option<String>,
 }
 
-/// The folder of the adapter that `dir` names, as [`found_adapter`] finds it; a note is told.
+/// As [`found_adapter`], but prints the note and gives the folder alone.
 ///
 /// # Errors
 /// As [`found_adapter`].
@@ -27,7 +27,7 @@ pub fn adapter_folder(dir: &Path, quiet: bool) -> Result<PathBuf, CliError> {
     Ok(dir)
 }
 
-/// The folder of the adapter that `dir` names. For a run without an adapter of its end it is the newest checkpoint or the best so far.
+/// The folder of the adapter that `dir` names. For a run without a final adapter it is the newest checkpoint or the best so far.
 ///
 /// # Errors
 /// A run that has saved none yet.

@@ -205,7 +205,7 @@ pub struct NoAdvice {
 }
 
 impl NoAdvice {
-    /// Of the adapter in `dir`; `None` where its run learnt something, and where nobody knows.
+    /// For the adapter in `dir`; `None` if its run learnt something, or if no run is known.
     pub fn of(dir: &Path) -> Option<Self> {
         let run = run_of(dir)?;
         let verdict = RunStatus::read(run).ok()?.verdict?;

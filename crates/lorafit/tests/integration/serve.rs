@@ -519,7 +519,7 @@ fn what_is_to_be_known_of_an_adapter_is_told_at_the_start_by_loading_it_and_in_t
         assert_eq!(of(name)["warnings"], warnings, "{name}");
     }
     assert_eq!(of("a")["weight"], json!(0.7));
-    // Whoever starts it is told at once, with the whole paths.
+    // The server prints the warning when it starts, with full paths.
     let told = server.noted();
     assert!(
         told.contains("warning: adapters/other was trained over /home/somebody/models/other-8b"),

@@ -151,7 +151,7 @@ fn a_client_that_goes_away_is_counted_once_wherever_its_request_is() {
     let early = found.get("/v1/completions 400").copied().unwrap_or(0);
     assert!(gone + early == 3 && gone >= 2, "{found:?}");
     assert_eq!(server.metric("lorafit_cancelled_total"), gone as f64);
-    // What was computed before is no answer.
+    // Tokens computed before the client went away are not an answer.
     assert_eq!(server.metric("lorafit_answer_seconds_count"), 0.0);
     assert_eq!(server.metric("lorafit_first_token_seconds_count"), 1.0);
 }

@@ -105,7 +105,7 @@ impl Place {
     }
 }
 
-/// What of a legend stands before a name.
+/// An entry of a legend: a name, and the sign before it.
 struct Key<'a> {
     name: &'a str,
     style: Style,
