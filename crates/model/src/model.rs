@@ -266,9 +266,11 @@ impl Model {
     /// When the stream is larger than the buffers or names tokens outside the vocabulary.
     pub fn loss(&self, adapter: Option<&Adapter>, stream: Stream<'_>, buffers: &mut Buffers) -> Losses {
         let adapter = ActiveAdapter::from(adapter);
-        let needed = Needed::of(self, adapter, stream);
-        self.forward_to(adapter, stream, needed.rows(), buffers);
-        self.row_losses(adapter.adapter, needed.targets(stream), buffers)
+        self.on_pool(|| {
+            let needed = Needed::of(self, adapter, stream);
+            self.forward_to(adapter, stream, needed.rows(), buffers);
+            self.row_losses(adapter.adapter, needed.targets(stream), buffers)
+        })
     }
 
     /// The losses of targets whose rows are those of the blocks' output in `buffers`: after [`Model::forward`], of the stream.
@@ -334,14 +336,16 @@ impl Model {
         buffers: &mut Buffers,
         gradients: &mut Gradients,
     ) -> Losses {
-        let needed = Needed::of(self, adapter, stream);
-        self.forward_to(adapter, stream, needed.rows(), buffers);
         let objective = objective.into();
-        let (targets, tokens) = (needed.targets(stream), needed.count(stream));
-        let task = HeadTask { targets, tokens, objective, logits: Logits::ToCompute };
-        let losses = self.head_backward(adapter.adapter, task, buffers, gradients);
-        self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
-        losses
+        self.on_pool(|| {
+            let needed = Needed::of(self, adapter, stream);
+            self.forward_to(adapter, stream, needed.rows(), buffers);
+            let (targets, tokens) = (needed.targets(stream), needed.count(stream));
+            let task = HeadTask { targets, tokens, objective, logits: Logits::ToCompute };
+            let losses = self.head_backward(adapter.adapter, task, buffers, gradients);
+            self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
+            losses
+        })
     }
 
     /// As [`Model::loss_and_gradient`], of a loss that is any function of the targets' losses: `weigh` is given those and says what
@@ -358,8 +362,10 @@ impl Model {
         gradients: &mut Gradients,
     ) {
         let needed = Needed::of(self, adapter, stream);
-        self.forward_to(adapter, stream, needed.rows(), buffers);
-        let losses = self.row_losses(adapter.adapter, needed.targets(stream), buffers);
+        let losses = self.on_pool(|| {
+            self.forward_to(adapter, stream, needed.rows(), buffers);
+            self.row_losses(adapter.adapter, needed.targets(stream), buffers)
+        });
         let weights = weigh(&losses.to_vec());
         assert_eq!(weights.len(), stream.targets.len(), "a weight for each target");
         let targets = needed.targets(stream).iter().zip(weights);
@@ -371,8 +377,10 @@ impl Model {
         };
         let tokens = needed.count(stream);
         let task = HeadTask { targets: &targets, tokens, objective: 1.0.into(), logits };
-        self.head_backward(adapter.adapter, task, buffers, gradients);
-        self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
+        self.on_pool(|| {
+            self.head_backward(adapter.adapter, task, buffers, gradients);
+            self.blocks_backward(adapter, (stream, needed.rows()), buffers, gradients);
+        });
     }
 
     /// Runs the blocks and leaves their output for all rows in `buffers`, for [`Model::row_logits`] and [`Model::row_losses`].
@@ -380,7 +388,7 @@ impl Model {
     /// # Panics
     /// As [`Model::loss`].
     pub fn forward(&self, adapter: ActiveAdapter<'_>, stream: Stream<'_>, buffers: &mut Buffers) {
-        self.forward_to(adapter, stream, None, buffers);
+        self.on_pool(|| self.forward_to(adapter, stream, None, buffers));
     }
 
     /// As [`Model::forward`]; if only some rows are `needed` of the output, it has no others.
@@ -405,7 +413,7 @@ impl Model {
         let Stream { ids, positions, below, .. } = stream;
         let tokens = Tokens { ids, positions, below, needed: None };
         let context = Context::Stream(stream.segments);
-        self.run_blocks(ActiveAdapter::default(), &[], tokens, (blocks, context), buffers);
+        self.on_pool(|| self.run_blocks(ActiveAdapter::default(), &[], tokens, (blocks, context), buffers));
         buffers.hidden.to_vec(stream.ids.len() * self.config.hidden_size)
     }
 
@@ -753,8 +761,8 @@ impl Model {
         })
     }
 
-    /// Computes on a thread of the pool, from which the others are asked for help: from outside, each of the some hundred
-    /// parallel steps of a token would wake a thread and wait for it.
+    /// Computes on a thread of the pool, from which the others are asked for help: from outside, each of the hundreds of
+    /// parallel steps of a pass would wake a thread and wait for it.
     pub(crate) fn on_pool<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
         match self.device {
             Device::Cpu => rayon::scope(|_| compute()),
