@@ -288,7 +288,7 @@ pub(super) trait Bytes: Simd {
 }
 
 /// `out[i][j] (+)= sum over blocks of scale[i] * scale[j] * (start[j] + sum_k left[i][k] * right[k][j])` for `R` rows and `V`
-/// registers of columns.
+/// registers of columns. What `out` held is added last.
 ///
 /// # Safety
 /// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks but for the last.
@@ -300,43 +300,68 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
     unsafe {
         let mut rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
         let (mut right, mut rest) = (args.right, args.elements);
-        let mut accumulate = args.accumulate;
+        let mut totals = [[S::zero(); V]; R];
         while rest > 0 {
             let quads = rest.min(HEAD + BLOCK / QUAD) - HEAD;
+            // The compiler knows how often the loop of a whole block runs.
+            let sums = match quads {
+                WHOLE => dots::<S, R, V>(&rows, right, args.right_stride, WHOLE),
+                _ => dots::<S, R, V>(&rows, right, args.right_stride, quads),
+            };
             let scales: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
-            right = right.add(args.right_stride);
-            let starts: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
-            right = right.add(args.right_stride);
-            let mut sums = [starts; R];
-            for quad in 0..quads {
-                let columns: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
-                for i in 0..R {
-                    let value = S::splat_bytes(rows[i].add(HEAD + quad));
-                    for j in 0..V {
-                        sums[i][j] = S::dot(sums[i][j], value, columns[j]);
-                    }
-                }
-                right = right.wrapping_add(args.right_stride);
-            }
-            let to = |i: usize, j: usize| args.out.add(i * args.out_stride + j * S::LANES);
-            if !accumulate {
-                for i in 0..R {
-                    for j in 0..V {
-                        S::store(to(i, j), S::zero());
-                    }
-                }
-                accumulate = true;
-            }
             for i in 0..R {
                 let scale = S::splat(rows[i]);
                 for j in 0..V {
-                    let scale = S::fma(scale, scales[j], S::zero());
-                    S::store(to(i, j), S::fma(S::to_f32(sums[i][j]), scale, S::load(to(i, j))));
+                    let scaled = S::fma(S::to_f32(sums[i][j]), scales[j], S::zero());
+                    totals[i][j] = S::fma(scaled, scale, totals[i][j]);
                 }
                 rows[i] = rows[i].wrapping_add(HEAD + quads);
             }
+            right = right.wrapping_add((HEAD + quads) * args.right_stride);
             rest -= HEAD + quads;
         }
+        for i in 0..R {
+            for j in 0..V {
+                let to = args.out.add(i * args.out_stride + j * S::LANES);
+                let total = if args.accumulate { S::add(S::load(to), totals[i][j]) } else { totals[i][j] };
+                S::store(to, total);
+            }
+        }
+    }
+}
+
+/// Elements of a whole block that hold codes.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+const WHOLE: usize = BLOCK / QUAD;
+
+/// The sums of a block: `start[j] + sum_k left[i][k] * right[k][j]`; `rows` and `right` are at its head.
+///
+/// # Safety
+/// As [`tile`], of a block of `quads` elements behind its head.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[inline(always)]
+unsafe fn dots<S: Bytes, const R: usize, const V: usize>(
+    rows: &[*const f32; R],
+    right: *const f32,
+    right_stride: usize,
+    quads: usize,
+) -> [[S::I; V]; R] {
+    // SAFETY: by the caller.
+    unsafe {
+        let starts = right.add(right_stride);
+        let mut sums = [std::array::from_fn(|j| S::load_bytes(starts.add(j * S::LANES))); R];
+        let mut right = right.wrapping_add(HEAD * right_stride);
+        for quad in 0..quads {
+            let columns: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
+            for i in 0..R {
+                let value = S::splat_bytes(rows[i].add(HEAD + quad));
+                for j in 0..V {
+                    sums[i][j] = S::dot(sums[i][j], value, columns[j]);
+                }
+            }
+            right = right.wrapping_add(right_stride);
+        }
+        sums
     }
 }
 
