@@ -10,7 +10,7 @@ use std::arch::x86_64::*;
 /// # Safety
 /// The processor has AVX-512F.
 #[inline(always)]
-pub(super) unsafe fn codes() -> __m512 {
+pub(crate) unsafe fn codes() -> __m512 {
     // SAFETY: by the caller; no memory is touched.
     unsafe {
         _mm512_setr_ps(0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0)

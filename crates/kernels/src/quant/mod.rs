@@ -21,7 +21,7 @@ pub mod four_bit;
 pub mod int8;
 mod k_quants;
 #[cfg(target_arch = "x86_64")]
-mod lookup;
+pub(crate) mod lookup;
 mod nibbles;
 pub(crate) mod on_gpu;
 mod q4;

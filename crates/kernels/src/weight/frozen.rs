@@ -309,6 +309,15 @@ impl FrozenWeight {
         }
     }
 
+    /// The format of the blocks that every row is stored in: none where some rows are zeros that are not stored, or where
+    /// codes and scales lie apart.
+    pub(crate) fn format_of_all_rows(&self) -> Option<Format> {
+        match &self.storage {
+            Storage::Blocks { format, .. } if self.stored_rows() == self.rows => Some(*format),
+            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
+        }
+    }
+
     /// The 4-bit data behind the matrix, if that is how it is stored.
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {

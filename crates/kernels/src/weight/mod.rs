@@ -255,6 +255,18 @@ impl<'a> HostWeight<'a> {
         }
     }
 
+    /// See [`FrozenWeight::format_of_all_rows`].
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(dead_code, reason = "only x86-64 reads rows as they are stored")
+    )]
+    pub(crate) fn format_of_all_rows(&self) -> Option<Format> {
+        match self.matrix {
+            HostMatrix::Frozen(weight) => weight.format_of_all_rows(),
+            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
+        }
+    }
+
     /// See [`FrozenWeight::stored_bytes_of`].
     pub(crate) fn stored_bytes_of(&self, row: usize, cols: Range<usize>) -> &'a [u8] {
         match self.matrix {

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::left::{STRIP_STRIDE, copy_strip};
 use super::operand::{F32, Single, Stored};
-use super::simd::Simd;
+use super::simd::{Cache, Simd, prefetch};
 use super::strips::Tile;
 use super::{Block, RightCpu, Scratch};
 
@@ -23,6 +23,45 @@ pub(super) const RIGHT_ROWS: usize = 8;
 const TILE_RIGHT: usize = 4;
 /// Left rows of a tile, at most.
 pub(super) const TILE_LEFT: usize = 4;
+
+/// Rows of the right operand as they lie in memory, for the instruction set `S`: whole blocks, of which each may have a scale.
+pub(super) trait Rows<S: Simd> {
+    /// What a row is counted in.
+    type Bits: Copy;
+    /// What the values of a block share.
+    type Shared: Copy;
+    /// Values of a block: some whole registers.
+    const VALUES: usize;
+    /// Bytes of a block, where processors do not foresee by themselves what is read next; else 0.
+    const BYTES: usize = 0;
+
+    /// What the values share of the block that begins at value `at`.
+    ///
+    /// # Safety
+    /// The processor has `S`, and the row has the block.
+    unsafe fn shared(row: *const Self::Bits, at: usize) -> Self::Shared;
+
+    /// Register `part` of the block.
+    ///
+    /// # Safety
+    /// As [`Rows::shared`].
+    unsafe fn values(row: *const Self::Bits, at: usize, shared: Self::Shared, part: usize) -> S::V;
+}
+
+impl<S: Simd, T: Stored> Rows<S> for T {
+    type Bits = T::Bits;
+    type Shared = ();
+    const VALUES: usize = S::LANES;
+
+    #[inline(always)]
+    unsafe fn shared(_: *const T::Bits, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn values(row: *const T::Bits, at: usize, (): (), _: usize) -> S::V {
+        // SAFETY: by the caller.
+        unsafe { T::load::<S>(row.add(at)) }
+    }
+}
 
 /// Where sums are written.
 pub(super) struct Out {
@@ -59,6 +98,10 @@ pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch
     }
     let (left, all_right) = (&left[..to.rows.len()], term.right.in_place());
     let out = Out { at: to.product.out, stride: to.product.out_stride, accumulate: to.accumulate };
+    // SAFETY: the processor has the set and the output is this task's, by the caller; left rows have the values of `k`.
+    if unsafe { S::dot_stored(&out, to.rows.start, left, all_right, cols.clone(), k) } {
+        return;
+    }
     for n in cols.clone().step_by(RIGHT_ROWS) {
         let n = n..(n + RIGHT_ROWS).min(cols.end);
         let right = right_rows::<S>(all_right, n.clone(), k.clone(), decoded);
@@ -112,7 +155,7 @@ fn right_rows<S: Simd>(
 /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
 /// number of registers.
 #[inline(always)]
-pub(super) unsafe fn dot_all<S: Simd, T: Stored>(
+pub(super) unsafe fn dot_all<S: Simd, T: Rows<S>>(
     to: &Out,
     first: usize,
     left: &[*const f32],
@@ -157,7 +200,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: Stored>(
 /// # Safety
 /// The processor has `S`, and every row has `k` values, a whole number of registers.
 #[inline(always)]
-unsafe fn tile<S: Simd, T: Stored, const L: usize, const R: usize>(
+unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
     left: &[*const f32; L],
     right: &[*const T::Bits; R],
     k: usize,
@@ -165,19 +208,34 @@ unsafe fn tile<S: Simd, T: Stored, const L: usize, const R: usize>(
     // SAFETY: by the caller.
     unsafe {
         let mut sums = [[S::zero(); R]; L];
-        for at in (0..k).step_by(S::LANES) {
-            let mut values = [S::zero(); R];
-            for (value, row) in values.iter_mut().zip(right) {
-                *value = T::load::<S>(row.add(at));
+        // The rows that come next lie behind these, as far apart.
+        let ahead = RIGHT_ROWS * right[1].addr().wrapping_sub(right[0].addr());
+        for at in (0..k).step_by(T::VALUES) {
+            if T::BYTES > 0 {
+                right.iter().for_each(|row| ask_ahead::<S, T>(*row, at, ahead));
             }
-            for (sums, row) in sums.iter_mut().zip(left) {
-                let x = S::load(row.add(at));
-                for (sum, value) in sums.iter_mut().zip(values) {
-                    *sum = S::fma(value, x, *sum);
+            let shared = right.map(|row| T::shared(row, at));
+            for part in 0..T::VALUES / S::LANES {
+                let values: [S::V; R] = std::array::from_fn(|i| T::values(right[i], at, shared[i], part));
+                for (sums, row) in sums.iter_mut().zip(left) {
+                    let x = S::load(row.add(at + part * S::LANES));
+                    for (sum, value) in sums.iter_mut().zip(values) {
+                        *sum = S::fma(value, x, *sum);
+                    }
                 }
             }
         }
         sums
+    }
+}
+
+/// Asks for the block that lies `ahead` bytes behind the one that begins at value `at`.
+#[inline(always)]
+fn ask_ahead<S: Simd, T: Rows<S>>(row: *const T::Bits, at: usize, ahead: usize) {
+    const LINE_BYTES: usize = 64;
+    let block = row.cast::<u8>().wrapping_add(at / T::VALUES * T::BYTES + ahead);
+    for line in 0..T::BYTES.div_ceil(LINE_BYTES) {
+        prefetch(block.wrapping_add(line * LINE_BYTES), Cache::First);
     }
 }
 

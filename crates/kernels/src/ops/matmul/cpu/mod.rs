@@ -27,6 +27,8 @@ use tile::Columns;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
+mod blocks;
 mod few;
 mod int8;
 mod isa;

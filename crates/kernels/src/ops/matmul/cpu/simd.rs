@@ -1,5 +1,9 @@
 //! The vector instructions the CPU product needs, one type per instruction set.
 
+use std::ops::Range;
+
+use super::RightCpu;
+use super::few::Out;
 use super::tile::{Args, Columns, ask_ahead, tile};
 use crate::quant::f16_to_f32;
 
@@ -80,6 +84,24 @@ pub(super) trait Simd: Copy {
                 unsafe { *to.add(j * to_stride + i) = *from.add(i * from_stride + j) };
             }
         }
+    }
+
+    /// Multiplies few left rows with columns `cols` of the right operand over `k`, for output rows from `first` on, if this
+    /// set reads that operand as it is stored. Tells whether it does.
+    ///
+    /// # Safety
+    /// The processor has the set, the output has the rows and columns, no other thread touches them, and every left row has
+    /// as many values as `k`.
+    #[inline(always)]
+    unsafe fn dot_stored(
+        _to: &Out,
+        _first: usize,
+        _left: &[*const f32],
+        _right: RightCpu<'_>,
+        _cols: Range<usize>,
+        _k: &Range<usize>,
+    ) -> bool {
+        false
     }
 
     /// Makes the processor ready for tiles of `rows` rows, until what it gives is dropped. No other may be alive on this
@@ -261,8 +283,9 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use super::super::amx;
+    use super::super::blocks::StoredRows;
     use super::super::int8::{self, Bytes};
-    use super::{Args, Columns, Pairs, Simd, ask_ahead, tile};
+    use super::{Args, Columns, Out, Pairs, Range, RightCpu, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
     /// AVX2 with FMA: 16 registers of 8 values.
@@ -402,6 +425,21 @@ pub(super) mod x86 {
         type V = __m512;
         const LANES: usize = 16;
         const ROWS: usize = 12;
+
+        #[inline(always)]
+        unsafe fn dot_stored(
+            to: &Out,
+            first: usize,
+            left: &[*const f32],
+            right: RightCpu<'_>,
+            cols: Range<usize>,
+            k: &Range<usize>,
+        ) -> bool {
+            let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
+            // SAFETY: what the caller grants is what is asked.
+            unsafe { rows.dot(to, first, left, cols, k) };
+            true
+        }
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m512 {

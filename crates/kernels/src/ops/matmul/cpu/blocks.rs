@@ -1,0 +1,196 @@
+//! Rows of the right operand that are read as they are stored, block by block, and decoded in registers: for few left rows,
+//! where the time to write decoded values and read them again is longer than the memory takes to give the stored ones. Each
+//! [`super::few::TILE_LEFT`] left rows decode them anew, so that with many it is better done once.
+//!
+//! Values take the roundings of their decoders, and sums their order ([`super::few`]), so the bits are those of decoded rows.
+
+use std::arch::x86_64::*;
+use std::ops::Range;
+
+use super::RightCpu;
+use super::few::{Out, RIGHT_ROWS, Rows, TILE_LEFT, dot_all};
+use super::simd::x86::Avx512;
+use crate::quant::Format;
+use crate::quant::lookup;
+use crate::weight::HostWeight;
+
+/// With more left rows, decoded values are written after all.
+const MOST_LEFT_ROWS: usize = 2 * TILE_LEFT;
+
+/// A right operand whose columns are rows of blocks.
+#[derive(Clone, Copy)]
+pub(super) struct StoredRows<'a> {
+    weight: HostWeight<'a>,
+    format: Format,
+}
+
+impl<'a> StoredRows<'a> {
+    /// None where there are too many left rows, columns are not stored in a format that is decoded here, or `k` cuts a block.
+    pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
+        let RightCpu::WeightTransposed(weight) = right else { return None };
+        let format = weight.format_of_all_rows()?;
+        let is_read = matches!(format, Format::Q4_0 | Format::Q4_1 | Format::Q8_0);
+        let cuts = |at: usize| !at.is_multiple_of(format.block_len());
+        (is_read && left_rows <= MOST_LEFT_ROWS && !cuts(k.start) && !cuts(k.end))
+            .then_some(StoredRows { weight, format })
+    }
+
+    /// Where rows `n` begin over `k`; a last few are filled up with the last.
+    fn places(&self, n: &Range<usize>, k: &Range<usize>) -> [*const u8; RIGHT_ROWS] {
+        std::array::from_fn(|i| {
+            let row = (n.start + i).min(n.end - 1);
+            self.weight.stored_bytes_of(row, k.clone()).as_ptr()
+        })
+    }
+
+    /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on.
+    ///
+    /// # Safety
+    /// The processor has AVX-512, the output has the rows and columns, no other thread touches them, and every left row has as
+    /// many values as `k`.
+    #[inline(always)]
+    pub(super) unsafe fn dot(
+        &self,
+        to: &Out,
+        first: usize,
+        left: &[*const f32],
+        cols: Range<usize>,
+        k: &Range<usize>,
+    ) {
+        for start in cols.clone().step_by(RIGHT_ROWS) {
+            let n = start..(start + RIGHT_ROWS).min(cols.end);
+            let right = self.places(&n, k);
+            // SAFETY: by the caller; every right row has whole blocks of `k` values, see `StoredRows::of`.
+            unsafe {
+                match self.format {
+                    Format::Q4_0 => dot_all::<Avx512, Q4_0>(to, first, left, &right, n, k.len()),
+                    Format::Q4_1 => dot_all::<Avx512, Q4_1>(to, first, left, &right, n, k.len()),
+                    Format::Q8_0 => dot_all::<Avx512, Q8_0>(to, first, left, &right, n, k.len()),
+                    _ => unreachable!("{} is not read here", self.format),
+                }
+            }
+        }
+    }
+}
+
+/// The two f16 of four bytes, each in all lanes.
+///
+/// # Safety
+/// The processor has AVX-512, and four bytes are there.
+#[inline(always)]
+unsafe fn two_f16_in_all(at: *const u8) -> [__m512; 2] {
+    // SAFETY: by the caller.
+    unsafe {
+        let both = _mm512_cvtph_ps(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()));
+        [_mm512_moveldup_ps(both), _mm512_movehdup_ps(both)]
+    }
+}
+
+/// Sixteen bytes, each in a lane.
+///
+/// # Safety
+/// The processor has AVX-512, and the bytes are there.
+#[inline(always)]
+unsafe fn bytes(at: *const u8) -> __m512i {
+    // SAFETY: by the caller.
+    unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())) }
+}
+
+/// Values looked up by the lower halves of sixteen bytes, or by the upper ones (`part` 1).
+///
+/// # Safety
+/// The processor has AVX-512, and the bytes are there.
+#[inline(always)]
+unsafe fn looked_up(at: *const u8, part: usize, table: __m512) -> __m512 {
+    // SAFETY: by the caller.
+    unsafe {
+        let halves = bytes(at);
+        // Only the low four bits of an index count.
+        _mm512_permutexvar_ps(if part == 0 { halves } else { _mm512_srli_epi32::<4>(halves) }, table)
+    }
+}
+
+/// Blocks of 18 bytes, which share the values of all codes: see `crate::quant::q4`.
+struct Q4_0;
+/// Blocks of 20 bytes, as those.
+struct Q4_1;
+/// Blocks of 34 bytes, which share a scale: see `crate::quant::q8_0`.
+struct Q8_0;
+
+/// What blocks of 32 values have in common.
+macro_rules! block_of_32 {
+    ($bytes:literal) => {
+        type Bits = u8;
+        type Shared = __m512;
+        const VALUES: usize = 32;
+        const BYTES: usize = $bytes;
+    };
+}
+
+/// The block that begins at value `at` of a row.
+///
+/// # Safety
+/// The row has the block.
+#[inline(always)]
+unsafe fn block<T: Rows<Avx512, Bits = u8>>(row: *const u8, at: usize) -> *const u8 {
+    // SAFETY: by the caller.
+    unsafe { row.add(at / T::VALUES * T::BYTES) }
+}
+
+impl Rows<Avx512> for Q4_0 {
+    block_of_32!(18);
+
+    #[inline(always)]
+    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe {
+            let codes = _mm512_sub_ps(lookup::codes(), _mm512_set1_ps(8.0));
+            _mm512_mul_ps(codes, two_f16_in_all(block::<Self>(row, at))[0])
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe { looked_up(block::<Self>(row, at).add(2), part, table) }
+    }
+}
+
+impl Rows<Avx512> for Q4_1 {
+    block_of_32!(20);
+
+    #[inline(always)]
+    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe {
+            let [d, m] = two_f16_in_all(block::<Self>(row, at));
+            _mm512_add_ps(_mm512_mul_ps(lookup::codes(), d), m)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe { looked_up(block::<Self>(row, at).add(4), part, table) }
+    }
+}
+
+impl Rows<Avx512> for Q8_0 {
+    block_of_32!(34);
+
+    #[inline(always)]
+    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe { two_f16_in_all(block::<Self>(row, at))[0] }
+    }
+
+    #[inline(always)]
+    unsafe fn values(row: *const u8, at: usize, scale: __m512, part: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe {
+            let codes = block::<Self>(row, at).add(2 + 16 * part);
+            let codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(codes.cast()));
+            _mm512_mul_ps(_mm512_cvtepi32_ps(codes), scale)
+        }
+    }
+}
