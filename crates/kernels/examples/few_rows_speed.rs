@@ -14,8 +14,8 @@ use rayon::prelude::*;
 
 /// Bytes of the weights together.
 const WEIGHT_BYTES: usize = 128 << 20;
-/// Outputs and inputs of a weight: those of the gates of a small model.
-const SHAPE: (usize, usize) = (1536, 768);
+/// Outputs and inputs of a weight: those of the gates of a small model, and of a layer of one with a billion parameters.
+const SHAPES: [(usize, usize); 2] = [(1536, 768), (2048, 2048)];
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
@@ -25,35 +25,42 @@ fn main() {
     pool.install(|| {
         let memory = memory_speed();
         println!("memory {:.1} GB/s on {} threads", memory / 1e9, rayon::current_num_threads());
-        let (n, k) = SHAPE;
-        let wanted = |name: &str| only.as_ref().is_none_or(|only| only == name);
-        for format in Format::ALL {
-            if wanted(format.name()) {
-                let bytes = vec![0x3cu8; n * k / format.block_len() * format.block_bytes()];
-                let weight = || {
-                    let bytes = SharedBytes::from_vec(bytes.clone());
-                    FrozenWeight::new(n, k, format, bytes).expect("shape fits").into()
-                };
-                measure(format.name(), &weight, memory);
-            }
-        }
-        let four_bit = |code, double| Quantization::FourBit { code, block_len: 64, double };
-        let quantized = [
-            ("nf4", four_bit(Code::Nf4, false)),
-            ("nf4dq", four_bit(Code::Nf4, true)),
-            ("fp4", four_bit(Code::Fp4, false)),
-            ("int8", Quantization::Int8),
-        ];
-        for (name, quantization) in quantized.into_iter().filter(|(name, _)| wanted(name)) {
-            let ramp = |range: std::ops::Range<usize>, out: &mut [f32]| {
-                for (value, i) in out.iter_mut().zip(range) {
-                    *value = (i % 97) as f32 - 48.0;
-                }
-            };
-            let weight = || FrozenWeight::quantized(n, k, quantization, ramp).expect("finite").into();
-            measure(name, &weight, memory);
+        for shape in SHAPES {
+            measure_all(shape, only.as_deref(), memory);
         }
     });
+}
+
+/// Times the formats, or one of them, in weights of a shape.
+fn measure_all((n, k): (usize, usize), only: Option<&str>, memory: f64) {
+    println!("weights {n} x {k}");
+    let wanted = |name: &str| only.is_none_or(|only| only == name);
+    for format in Format::ALL {
+        if wanted(format.name()) {
+            let bytes = vec![0x3cu8; n * k / format.block_len() * format.block_bytes()];
+            let weight = || {
+                let bytes = SharedBytes::from_vec(bytes.clone());
+                FrozenWeight::new(n, k, format, bytes).expect("shape fits").into()
+            };
+            measure(format.name(), (n, k), &weight, memory);
+        }
+    }
+    let four_bit = |code, double| Quantization::FourBit { code, block_len: 64, double };
+    let quantized = [
+        ("nf4", four_bit(Code::Nf4, false)),
+        ("nf4dq", four_bit(Code::Nf4, true)),
+        ("fp4", four_bit(Code::Fp4, false)),
+        ("int8", Quantization::Int8),
+    ];
+    for (name, quantization) in quantized.into_iter().filter(|(name, _)| wanted(name)) {
+        let ramp = |range: std::ops::Range<usize>, out: &mut [f32]| {
+            for (value, i) in out.iter_mut().zip(range) {
+                *value = (i % 97) as f32 - 48.0;
+            }
+        };
+        let weight = || FrozenWeight::quantized(n, k, quantization, ramp).expect("finite").into();
+        measure(name, (n, k), &weight, memory);
+    }
 }
 
 /// Seconds of the fastest of several runs.
@@ -86,8 +93,7 @@ fn memory_speed() -> f64 {
 }
 
 /// Times products of some rows with weights that `weight` makes, one after the other.
-fn measure(name: &str, weight: &dyn Fn() -> Weight, memory: f64) {
-    let (n, k) = SHAPE;
+fn measure(name: &str, (n, k): (usize, usize), weight: &dyn Fn() -> Weight, memory: f64) {
     let each = weight().stored_bytes();
     let weights: Vec<Weight> = std::iter::repeat_with(weight).take(WEIGHT_BYTES.div_ceil(each)).collect();
     let bytes = (weights.len() * each) as f64;

@@ -338,12 +338,12 @@ fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weig
     blocks.chain(quantized).map(with_values).collect()
 }
 
-/// The reference on decoded values, for few rows and more than a few: awkward sums, and one that is cut into blocks. Few rows have
+/// The reference on decoded values, for few rows and more than a few: awkward sums, and some that are cut into blocks. Few rows have
 /// the bits of a product with the decoded values, wherever they are decoded.
 #[test]
 fn every_storage_format_is_multiplied_by_any_number_of_rows() {
     let mut random = Random::new(6);
-    for (n, k) in [(20, 1280), (20, 96), (4, 33), (12, 7)] {
+    for (n, k) in [(20, 1280), (4, 4352), (20, 96), (4, 33), (12, 7)] {
         for (name, weight, values) in in_every_format(n, k, &mut random) {
             for m in (1..=FEW_ROWS + 1).chain([24]) {
                 let x = random.normal(m * k);

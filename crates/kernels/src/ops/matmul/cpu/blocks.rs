@@ -9,6 +9,7 @@ use std::ops::Range;
 
 use super::RightCpu;
 use super::few::{Out, RIGHT_ROWS, Rows, TILE_LEFT, dot_all};
+use super::simd::Simd;
 use super::simd::x86::Avx512;
 use crate::quant::Format;
 use crate::quant::lookup;
@@ -29,8 +30,9 @@ impl<'a> StoredRows<'a> {
     pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
         let format = weight.format_of_all_rows()?;
-        let is_read = matches!(format, Format::Q4_0 | Format::Q4_1 | Format::Q8_0);
-        let cuts = |at: usize| !at.is_multiple_of(format.block_len());
+        let is_read = matches!(format, Format::BF16 | Format::Q4_0 | Format::Q4_1 | Format::Q8_0);
+        // Values that are read together are 32.
+        let cuts = |at: usize| !at.is_multiple_of(format.block_len().max(32));
         (is_read && left_rows <= MOST_LEFT_ROWS && !cuts(k.start) && !cuts(k.end))
             .then_some(StoredRows { weight, format })
     }
@@ -63,6 +65,7 @@ impl<'a> StoredRows<'a> {
             // SAFETY: by the caller; every right row has whole blocks of `k` values, see `StoredRows::of`.
             unsafe {
                 match self.format {
+                    Format::BF16 => dot_all::<Avx512, Bf16>(to, first, left, &right, n, k.len()),
                     Format::Q4_0 => dot_all::<Avx512, Q4_0>(to, first, left, &right, n, k.len()),
                     Format::Q4_1 => dot_all::<Avx512, Q4_1>(to, first, left, &right, n, k.len()),
                     Format::Q8_0 => dot_all::<Avx512, Q8_0>(to, first, left, &right, n, k.len()),
@@ -110,6 +113,8 @@ unsafe fn looked_up(at: *const u8, part: usize, table: __m512) -> __m512 {
     }
 }
 
+/// bfloat16.
+struct Bf16;
 /// Blocks of 18 bytes, which share the values of all codes: see `crate::quant::q4`.
 struct Q4_0;
 /// Blocks of 20 bytes, as those.
@@ -135,6 +140,22 @@ macro_rules! block_of_32 {
 unsafe fn block<T: Rows<Avx512, Bits = u8>>(row: *const u8, at: usize) -> *const u8 {
     // SAFETY: by the caller.
     unsafe { row.add(at / T::VALUES * T::BYTES) }
+}
+
+impl Rows<Avx512> for Bf16 {
+    type Bits = u8;
+    type Shared = ();
+    const VALUES: usize = 32;
+    const BYTES: usize = 64;
+
+    #[inline(always)]
+    unsafe fn shared(_: *const u8, _: usize) {}
+
+    #[inline(always)]
+    unsafe fn values(row: *const u8, at: usize, (): (), part: usize) -> __m512 {
+        // SAFETY: by the caller.
+        unsafe { Avx512::load_bf16(block::<Self>(row, at).add(32 * part).cast()) }
+    }
 }
 
 impl Rows<Avx512> for Q4_0 {

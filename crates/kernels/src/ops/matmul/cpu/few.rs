@@ -11,7 +11,8 @@ use super::left::{STRIP_STRIDE, copy_strip};
 use super::operand::{F32, Single, Stored};
 use super::simd::{Cache, Simd, prefetch};
 use super::strips::Tile;
-use super::{Block, RightCpu, Scratch};
+use super::{Block, MAX_K_BLOCK, ROWS_VALUES, RightCpu, Scratch, TermCpu, sum_step};
+use crate::weight::ComputeDtype;
 
 /// Up to this many rows the right operand is read row by row instead of being packed. Answers that are generated side by side
 /// are as many at most, so that each is the same whatever is beside it.
@@ -73,6 +74,20 @@ pub(super) struct Out {
     pub accumulate: bool,
 }
 
+/// The longest block of the sum of few rows, and what blocks are a multiple of: long blocks of left rows that can stay where they are,
+/// since they keep the memory of the right rows together, and whole ones of every storage format.
+pub(super) fn sum_cut(term: &TermCpu<'_>) -> (usize, usize) {
+    const LONGEST: usize = 2048;
+    const OF_SUPER_BLOCKS: usize = 256;
+    const { assert!(RIGHT_ROWS * LONGEST <= ROWS_VALUES && LONGEST.is_multiple_of(OF_SUPER_BLOCKS)) };
+    let step = sum_step(ComputeDtype::F32);
+    match term.k {
+        k if term.left.col_stride == 1 && k.is_multiple_of(OF_SUPER_BLOCKS) => (LONGEST, OF_SUPER_BLOCKS),
+        k if term.left.col_stride == 1 && k.is_multiple_of(step) => (LONGEST, step),
+        _ => (MAX_K_BLOCK, step),
+    }
+}
+
 /// Adds one block of the sum for a few left rows, or writes it.
 ///
 /// # Safety
@@ -128,7 +143,7 @@ fn right_rows<S: Simd>(
             s.values[first + k.start..first + k.end].as_ptr()
         });
     }
-    let mut stride = STRIP_STRIDE;
+    let mut stride = padded.max(STRIP_STRIDE);
     match right {
         RightCpu::WeightTransposed(weight) => {
             // Whole rows are decoded at once.

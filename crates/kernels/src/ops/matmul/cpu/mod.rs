@@ -323,6 +323,12 @@ impl<'a> Shared<'a> {
         })
     }
 
+    /// Whether rows of the right operand of `term` are multiplied one after the other with the left rows, which are few. Decided by
+    /// the whole product, so that the cut into tasks does not change the result.
+    fn is_of_few_rows(&self, term: &TermCpu<'_>) -> bool {
+        self.m <= FEW_ROWS && term.right.is_read_by_columns()
+    }
+
     /// Rows that tasks are cut in multiples of, by the first term: strips of most instruction sets divide them.
     fn strip(&self) -> usize {
         const FEWEST: usize = 12;
@@ -348,8 +354,6 @@ impl<'a> Task<'a> {
     fn run(&self, ahead: Option<&Task<'a>>, offer: &Offer<'a>, scratch: &mut Scratch) {
         let Task { product, rows, cols } = self;
         debug_assert!(rows.end <= product.m && cols.end <= product.n);
-        // Decided by the whole product, so that the cut into tasks does not change the result.
-        let few = |term: &TermCpu<'_>| product.m <= FEW_ROWS && term.right.is_read_by_columns();
         // The first block of a sum can write the output; any other adds to it.
         let sums = product.terms.iter().any(|t| t.k > 0);
         let mut overwrite = !product.accumulate && product.bias.is_none() && sums;
@@ -359,7 +363,7 @@ impl<'a> Task<'a> {
         let mut blocks = self.blocks().peekable();
         while let Some(block) = blocks.next() {
             let to = Tile { product, rows: rows.clone(), accumulate: !overwrite };
-            if few(block.term) {
+            if product.is_of_few_rows(block.term) {
                 (product.isa.few_rows().dot_rows)(&to, &block, scratch);
             } else if let Some(right) = unpacked_right(product, &block) {
                 (product.isa.few_rows().unpacked)(&to, &block, right, scratch);
@@ -397,16 +401,15 @@ impl<'a> Task<'a> {
         let Shared { m, n, terms, isa, lefts, .. } = self.product;
         let columns = self.product.columns();
         let cols = self.cols.clone();
+        let few = |term: &TermCpu<'_>| self.product.is_of_few_rows(term);
         terms.iter().flat_map(move |term| {
-            let longest = isa.longest_block(*n, columns, term.dtype());
+            let (longest, step) = match few(term) {
+                true => few::sum_cut(term),
+                false => (isa.longest_block(*n, columns, term.dtype()), sum_step(term.dtype())),
+            };
             let left = lefts.of(*m, term);
             let cols = cols.clone();
-            sum_blocks(term.k, longest, sum_step(term.dtype())).map(move |k| Block {
-                term,
-                left,
-                k,
-                cols: cols.clone(),
-            })
+            sum_blocks(term.k, longest, step).map(move |k| Block { term, left, k, cols: cols.clone() })
         })
     }
 }
