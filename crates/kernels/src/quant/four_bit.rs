@@ -130,7 +130,7 @@ impl FourBit {
 
     /// The scale of each block.
     #[inline(always)]
-    fn scales(&self) -> impl Fn(usize) -> f32 {
+    pub(crate) fn scales(&self) -> impl Fn(usize) -> f32 {
         let double = match &self.absmax {
             Absmax::Plain(_) => None,
             Absmax::Double { codes, map, offset, .. } => Some((codes.as_slice(), &**map, *offset)),

@@ -48,6 +48,22 @@ pub(super) unsafe fn halves(
     }
 }
 
+/// Sixteen codes from eight bytes, each in the lower four bits of a lane: the first is the upper half of the first byte.
+///
+/// # Safety
+/// As [`codes`], and eight bytes are there.
+#[inline(always)]
+pub(crate) unsafe fn codes_of_pairs(bytes: *const u8) -> __m512i {
+    // SAFETY: by the caller.
+    unsafe {
+        // A code is in four bits of one of two words, the first in the high half of the first byte.
+        let shifts = _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
+        let word = |at: usize| bytes.add(at).cast::<i32>().read_unaligned();
+        let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(word(0)), 0xFF00, word(4));
+        _mm512_srlv_epi32(words, shifts)
+    }
+}
+
 /// As `k_quants::scales_and_minima`, multiplied by `d` and `d_min`.
 ///
 /// # Safety

@@ -52,7 +52,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     use super::pairs;
-    use crate::quant::ask_ahead;
+    use crate::quant::{ask_ahead, lookup};
 
     #[target_feature(enable = "avx512f")]
     pub(super) unsafe fn decode_avx512(
@@ -65,18 +65,14 @@ mod x86 {
         // SAFETY: eight bytes are read and sixteen values written only where the slices have them.
         unsafe {
             let values = _mm512_loadu_ps(table.as_ptr());
-            // A value is in four bits of one of two words, the first in the high half of the first byte.
-            let shifts = _mm512_setr_epi32(4, 0, 12, 8, 20, 16, 28, 24, 4, 0, 12, 8, 20, 16, 28, 24);
             for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
                 let scale = scale(b);
                 let scaled = _mm512_mul_ps(values, _mm512_set1_ps(scale));
                 ask_ahead(codes);
                 let (whole, rest) = codes.as_chunks::<8>();
                 for (i, bytes) in whole.iter().enumerate() {
-                    let word = |at: usize| bytes.as_ptr().add(at).cast::<i32>().read_unaligned();
-                    let words = _mm512_mask_set1_epi32(_mm512_set1_epi32(word(0)), 0xFF00, word(4));
                     // Only the low four bits of an index count.
-                    let found = _mm512_permutexvar_ps(_mm512_srlv_epi32(words, shifts), scaled);
+                    let found = _mm512_permutexvar_ps(lookup::codes_of_pairs(bytes.as_ptr()), scaled);
                     _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), found);
                 }
                 pairs(table, rest, scale, &mut out[16 * whole.len()..]);

@@ -17,6 +17,7 @@ pub use trained::TrainedWeight;
 use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
 use crate::quant::cuda::{FewRows, Stored, Tile};
+use crate::quant::four_bit::FourBit;
 use crate::tensor::{Device, Halves, Tensor};
 
 /// How a weight is multiplied. Sums are f32 either way.
@@ -264,6 +265,24 @@ impl<'a> HostWeight<'a> {
         match self.matrix {
             HostMatrix::Frozen(weight) => weight.format_of_all_rows(),
             HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
+        }
+    }
+
+    /// See [`FrozenWeight::four_bit`].
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as above"))]
+    pub(crate) fn four_bit(&self) -> Option<&'a FourBit> {
+        match self.matrix {
+            HostMatrix::Frozen(weight) => weight.four_bit(),
+            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
+        }
+    }
+
+    /// The stored row that is row `row`.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as above"))]
+    pub(crate) fn stored_row(&self, row: usize) -> usize {
+        match self.matrix {
+            HostMatrix::Frozen(weight) => weight.row_order.stored_row(row),
+            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => row,
         }
     }
 

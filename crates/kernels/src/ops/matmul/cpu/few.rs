@@ -114,7 +114,7 @@ pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch
     let (left, all_right) = (&left[..to.rows.len()], term.right.in_place());
     let out = Out { at: to.product.out, stride: to.product.out_stride, accumulate: to.accumulate };
     // SAFETY: the processor has the set and the output is this task's, by the caller; left rows have the values of `k`.
-    if unsafe { S::dot_stored(&out, to.rows.start, left, all_right, cols.clone(), k) } {
+    if unsafe { S::dot_stored(&out, to.rows.start, left, all_right, cols.clone(), k, decoded) } {
         return;
     }
     for n in cols.clone().step_by(RIGHT_ROWS) {

@@ -27,8 +27,6 @@ use tile::Columns;
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
-#[cfg(target_arch = "x86_64")]
-mod blocks;
 mod few;
 mod int8;
 mod isa;
@@ -37,6 +35,8 @@ pub(crate) mod low_rank;
 mod operand;
 mod pack;
 mod simd;
+#[cfg(target_arch = "x86_64")]
+mod stored_rows;
 mod strips;
 mod tile;
 

@@ -87,7 +87,7 @@ pub(super) trait Simd: Copy {
     }
 
     /// Multiplies few left rows with columns `cols` of the right operand over `k`, for output rows from `first` on, if this
-    /// set reads that operand as it is stored. Tells whether it does.
+    /// set reads that operand as it is stored. Tells whether it does. `scratch` is working memory.
     ///
     /// # Safety
     /// The processor has the set, the output has the rows and columns, no other thread touches them, and every left row has
@@ -100,6 +100,7 @@ pub(super) trait Simd: Copy {
         _right: RightCpu<'_>,
         _cols: Range<usize>,
         _k: &Range<usize>,
+        _scratch: &mut [f32],
     ) -> bool {
         false
     }
@@ -283,8 +284,8 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use super::super::amx;
-    use super::super::blocks::StoredRows;
     use super::super::int8::{self, Bytes};
+    use super::super::stored_rows::StoredRows;
     use super::{Args, Columns, Out, Pairs, Range, RightCpu, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
@@ -434,10 +435,11 @@ pub(super) mod x86 {
             right: RightCpu<'_>,
             cols: Range<usize>,
             k: &Range<usize>,
+            scratch: &mut [f32],
         ) -> bool {
             let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
             // SAFETY: what the caller grants is what is asked.
-            unsafe { rows.dot(to, first, left, cols, k) };
+            unsafe { rows.dot(to, first, left, cols, k, scratch) };
             true
         }
 
