@@ -1,4 +1,4 @@
-"""Chat rows with sums in several steps, as long and as full of digits as those of GSM8K (Cobbe et al. 2021), and all different.
+"""Chat rows with sums in several steps, about as long and as full of digits as those of GSM8K (Cobbe et al. 2021).
 
 Usage: python3 scripts/make_sum_rows.py ROWS > rows.jsonl
 """
@@ -12,7 +12,7 @@ PLACES = ["the market", "a school fair", "the corner shop", "her uncle's farm", 
 
 
 def row(draw):
-    """A question of two to seven sentences and a reply of as many sums."""
+    """A question in which something happens two to seven times, and a reply that computes each time."""
     name, thing, place = draw.choice(NAMES), draw.choice(THINGS), draw.choice(PLACES)
     have = draw.randint(12, 480)
     question = [f"{name} works at {place} and has {have} {thing} at the start of the day."]
@@ -28,7 +28,7 @@ def row(draw):
             reply.append(f"So there are {have}+{more}=<<{have}+{more}={have + more}>>{have + more} of them now.")
             have += more
         elif kind == 1:
-            gone = draw.randint(1, max(1, have // 3))
+            gone = min(have, draw.randint(1, max(1, have // 3)))
             question.append(f"In the {['morning', 'afternoon', 'evening'][number % 3]} {gone} of the {thing} are sold to {other}.")
             reply.append(f"After {other} has bought {gone}, {have}-{gone}=<<{have}-{gone}={have - gone}>>{have - gone} {thing} are left.")
             have -= gone

@@ -91,7 +91,14 @@ fn terms_of_rows(inputs: usize, widths: [usize; 2]) {
 /// So an answer is the same whatever is beside it.
 #[test]
 fn rows_have_the_bits_of_products_of_their_adapter_alone() {
-    let (inputs, width, rows, rank) = (576, 100, FEW_ROWS, 8);
+    // Sums of one block, and of several.
+    for inputs in [576, 960, 1536, 4352] {
+        assert_bits_of_adapters_alone(inputs);
+    }
+}
+
+fn assert_bits_of_adapters_alone(inputs: usize) {
+    let (width, rows, rank) = (100, FEW_ROWS, 8);
     let (x, a, b_t) = (tensor(rows * inputs, 1), tensor(rank * inputs, 2), tensor(rank * width, 3));
     let start = tensor(rows * width, 4);
     let adapter = |rows: Range<usize>| {

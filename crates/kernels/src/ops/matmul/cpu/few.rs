@@ -1,4 +1,4 @@
-//! Products of a few rows, as generation has them: some rows of the right operand at a time are decoded into the first-level
+//! Products of a few rows, as generation has them: some rows of the right operand at a time are decoded, in registers or into a
 //! cache, multiplied with every left row, and forgotten. Memory, which gives each weight once, sets the speed.
 //!
 //! `out[row, n] (+)= left[row] . right[n]` over a block of the sum. Every pair of rows has one register of sums: its lane `l`
@@ -7,18 +7,18 @@
 
 use std::ops::Range;
 
-use super::left::{STRIP_STRIDE, copy_strip};
+use super::left::{ROW_PADDING, STRIP_STRIDE, copy_strip};
 use super::operand::{F32, Single, Stored};
 use super::simd::{Cache, Simd, prefetch};
 use super::strips::Tile;
-use super::{Block, MAX_K_BLOCK, ROWS_VALUES, RightCpu, Scratch, TermCpu, sum_step};
+use super::{Block, MAX_K_BLOCK, ROWS_VALUES, RightCpu, Scratch, sum_step};
 use crate::weight::ComputeDtype;
 
 /// Up to this many rows the right operand is read row by row instead of being packed. Answers that are generated side by side
 /// are as many at most, so that each is the same whatever is beside it.
 pub(crate) const FEW_ROWS: usize = 16;
 
-/// Rows of the right operand that are decoded at once: they and a few left rows fit the first-level cache.
+/// Rows of the right operand that are decoded at once: they and a few left rows fit the second-level cache, short ones the first.
 pub(super) const RIGHT_ROWS: usize = 8;
 /// Right rows of a tile. With one left row it has twice as many, so that enough sums are under way.
 const TILE_RIGHT: usize = 4;
@@ -33,7 +33,7 @@ pub(super) trait Rows<S: Simd> {
     type Shared: Copy;
     /// Values of a block: some whole registers.
     const VALUES: usize;
-    /// Bytes of a block, where processors do not foresee by themselves what is read next; else 0.
+    /// Bytes of a block, if the rows that come next are to be prefetched; else 0.
     const BYTES: usize = 0;
 
     /// What the values share of the block that begins at value `at`.
@@ -74,17 +74,21 @@ pub(super) struct Out {
     pub accumulate: bool,
 }
 
-/// The longest block of the sum of few rows, and what blocks are a multiple of: long blocks of left rows that can stay where they are,
-/// since they keep the memory of the right rows together, and whole ones of every storage format.
-pub(super) fn sum_cut(term: &TermCpu<'_>) -> (usize, usize) {
+/// How the sum of few rows is cut: the longest block, and what all blocks but the last are a multiple of.
+///
+/// Blocks of left rows that are contiguous have up to 2,048 values, so that right rows are read in long pieces. They are multiples of
+/// 256 where `k` is, so that they cut no block of a K-quant.
+pub(super) fn sum_cut(k: usize, left_is_contiguous: bool) -> (usize, usize) {
     const LONGEST: usize = 2048;
-    const OF_SUPER_BLOCKS: usize = 256;
-    const { assert!(RIGHT_ROWS * LONGEST <= ROWS_VALUES && LONGEST.is_multiple_of(OF_SUPER_BLOCKS)) };
+    const OF_K_QUANTS: usize = 256;
+    const { assert!(RIGHT_ROWS * (LONGEST + ROW_PADDING) <= ROWS_VALUES && LONGEST.is_multiple_of(OF_K_QUANTS)) };
     let step = sum_step(ComputeDtype::F32);
-    match term.k {
-        k if term.left.col_stride == 1 && k.is_multiple_of(OF_SUPER_BLOCKS) => (LONGEST, OF_SUPER_BLOCKS),
-        k if term.left.col_stride == 1 && k.is_multiple_of(step) => (LONGEST, step),
-        _ => (MAX_K_BLOCK, step),
+    if !left_is_contiguous || !k.is_multiple_of(step) {
+        (MAX_K_BLOCK, step)
+    } else if k.is_multiple_of(OF_K_QUANTS) {
+        (LONGEST, OF_K_QUANTS)
+    } else {
+        (LONGEST, step)
     }
 }
 
@@ -97,6 +101,7 @@ pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch
     let Block { term, k, cols, .. } = block;
     let padded = k.len().next_multiple_of(S::LANES);
     let in_place = padded == k.len() && term.left.col_stride == 1;
+    debug_assert!(in_place || k.len() <= MAX_K_BLOCK);
     let Scratch { panels: copies, rows: decoded, .. } = scratch;
     if !in_place {
         copy_strip::<Single<S>>(term.left, to.rows.clone(), k.clone(), copies);
@@ -143,7 +148,8 @@ fn right_rows<S: Simd>(
             s.values[first + k.start..first + k.end].as_ptr()
         });
     }
-    let mut stride = padded.max(STRIP_STRIDE);
+    // Rows a multiple of 4 KiB apart would compete for the same sets of the first-level cache.
+    let mut stride = padded + ROW_PADDING;
     match right {
         RightCpu::WeightTransposed(weight) => {
             // Whole rows are decoded at once.
@@ -168,7 +174,7 @@ fn right_rows<S: Simd>(
 ///
 /// # Safety
 /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
-/// number of registers.
+/// number of blocks.
 #[inline(always)]
 pub(super) unsafe fn dot_all<S: Simd, T: Rows<S>>(
     to: &Out,
@@ -213,7 +219,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: Rows<S>>(
 /// The sums of `L` left rows times `R` right rows, in lanes.
 ///
 /// # Safety
-/// The processor has `S`, and every row has `k` values, a whole number of registers.
+/// The processor has `S`, and every row has `k` values, a whole number of blocks ([`Rows::VALUES`]).
 #[inline(always)]
 unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
     left: &[*const f32; L],
@@ -223,8 +229,9 @@ unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
     // SAFETY: by the caller.
     unsafe {
         let mut sums = [[S::zero(); R]; L];
+        debug_assert!(k.is_multiple_of(T::VALUES));
         // The rows that come next lie behind these, as far apart.
-        let ahead = RIGHT_ROWS * right[1].addr().wrapping_sub(right[0].addr());
+        let ahead = right[1].addr().wrapping_sub(right[0].addr()).wrapping_mul(RIGHT_ROWS);
         for at in (0..k).step_by(T::VALUES) {
             if T::BYTES > 0 {
                 right.iter().for_each(|row| ask_ahead::<S, T>(*row, at, ahead));
@@ -248,7 +255,7 @@ unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
 #[inline(always)]
 fn ask_ahead<S: Simd, T: Rows<S>>(row: *const T::Bits, at: usize, ahead: usize) {
     const LINE_BYTES: usize = 64;
-    let block = row.cast::<u8>().wrapping_add(at / T::VALUES * T::BYTES + ahead);
+    let block = row.cast::<u8>().wrapping_add(at / T::VALUES * T::BYTES).wrapping_add(ahead);
     for line in 0..T::BYTES.div_ceil(LINE_BYTES) {
         prefetch(block.wrapping_add(line * LINE_BYTES), Cache::First);
     }

@@ -6,9 +6,9 @@
 //! the f32 sum. Integers are exact in i32 and, below 2^24, in f32, so that instruction sets that have no products of bytes
 //! compute the same blocks by multiplying the codes as f32.
 //!
-//! Before the elements of a block stand two more: the scale, and what its sums begin with. The instructions multiply
-//! unsigned bytes with signed ones; left codes have 128 added, and right blocks begin with -128 times the sum of
-//! their codes.
+//! Before the elements of a block stand two more: the scale, and what its sums begin with. Those of x86-64 multiply
+//! unsigned bytes with signed ones: left codes have 128 added, and right blocks begin with -128 times the sum of
+//! their codes. Those of ARM multiply signed bytes, and nothing is added ([`Bytes::OFFSET`]).
 
 use std::marker::PhantomData;
 
@@ -25,10 +25,6 @@ const HEAD: usize = 2;
 const LARGEST: f32 = 127.0;
 /// Values in an element of four codes.
 const QUAD: usize = 4;
-/// Added to left codes, so that they are unsigned bytes.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
-const OFFSET: u8 = 128;
-
 /// Elements of `k` values, `values` to an element, with what stands before each block.
 #[inline(always)]
 pub(super) fn elements(k: usize, values: usize) -> usize {
@@ -93,19 +89,19 @@ fn codes_of_whole(values: &[f32; BLOCK], to: &mut [i8; BLOCK]) -> (i32, f32) {
 }
 
 /// An integer in the bits of an element.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 fn element(integer: i32) -> f32 {
     f32::from_bits(integer.cast_unsigned())
 }
 
 /// Four codes an element, for processors that multiply bytes.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) struct Quads<S>(PhantomData<S>);
 
 /// The elements of values that follow each other in the sum; `offset` is added to the codes, and `start` gives what the sums
 /// of a block begin with, by the sum of its codes.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
     for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK / QUAD)) {
@@ -132,20 +128,25 @@ impl<S: Bytes> Operand for Quads<S> {
 
     #[inline(always)]
     fn left_along_sum(from: &[f32], to: &mut [f32]) {
-        quads_along_sum(from, to, OFFSET, |_| 0);
+        quads_along_sum(from, to, S::OFFSET, |_| 0);
     }
 
     #[inline(always)]
     fn right_along_sum(from: &[f32], to: &mut [f32]) {
-        quads_along_sum(from, to, 0, |sum| -i32::from(OFFSET) * sum);
+        quads_along_sum(from, to, 0, |sum| -i32::from(S::OFFSET) * sum);
     }
 
     #[inline(always)]
     fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
         // As wide as the widest register, but for a narrow panel of others.
-        match width.is_multiple_of(16) {
-            true => quads_across_sum::<16>(rows, stride, count, to, width),
-            false => quads_across_sum::<8>(rows, stride, count, to, width),
+        match width {
+            width if width.is_multiple_of(16) => {
+                quads_across_sum::<16>(rows, stride, count, to, width, S::OFFSET);
+            }
+            width if width.is_multiple_of(8) => {
+                quads_across_sum::<8>(rows, stride, count, to, width, S::OFFSET);
+            }
+            _ => quads_across_sum::<4>(rows, stride, count, to, width, S::OFFSET),
         }
     }
 
@@ -156,8 +157,8 @@ impl<S: Bytes> Operand for Quads<S> {
     }
 }
 
-/// See [`Operand::block_across_sum`]; `LANES` columns at a time.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+/// See [`Operand::block_across_sum`]; `LANES` columns at a time, whose left codes have `offset` added.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 fn quads_across_sum<const LANES: usize>(
     rows: &[f32],
@@ -165,6 +166,7 @@ fn quads_across_sum<const LANES: usize>(
     count: usize,
     to: &mut [f32],
     width: usize,
+    offset: u8,
 ) {
     for column in (0..width).step_by(LANES) {
         let row = |row: usize| -> &[f32; LANES] {
@@ -191,7 +193,7 @@ fn quads_across_sum<const LANES: usize>(
             to[(HEAD + quad) * width + column..][..LANES].copy_from_slice(&bytes.map(element));
         }
         to[column..][..LANES].copy_from_slice(&scales);
-        let starts = sums.map(|sum| element(-i32::from(OFFSET) * sum));
+        let starts = sums.map(|sum| element(-i32::from(offset) * sum));
         to[width + column..][..LANES].copy_from_slice(&starts);
     }
 }
@@ -272,16 +274,19 @@ impl<S: Simd> Operand for Integers<S> {
     }
 }
 
-/// An instruction set that multiplies bytes: four products of unsigned with signed ones, added to an i32 (VNNI).
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+/// An instruction set that multiplies bytes: four products, added to an i32. Left bytes are unsigned (VNNI) or signed (dot
+/// products of ARM), right ones signed.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) trait Bytes: Simd {
     /// A register of [`Simd::LANES`] elements, or sums.
     type I: Copy;
+    /// Added to left codes: 128 where left bytes are unsigned.
+    const OFFSET: u8;
 
     unsafe fn load_bytes(from: *const f32) -> Self::I;
     unsafe fn splat_bytes(from: *const f32) -> Self::I;
-    /// `sums + unsigned * signed`.
-    unsafe fn dot(sums: Self::I, unsigned: Self::I, signed: Self::I) -> Self::I;
+    /// `sums + left * right`.
+    unsafe fn dot(sums: Self::I, left: Self::I, right: Self::I) -> Self::I;
     unsafe fn to_f32(sums: Self::I) -> Self::V;
     /// Runs the tile of `rows` rows and `columns`; see [`tile`].
     unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args);
@@ -292,7 +297,7 @@ pub(super) trait Bytes: Simd {
 ///
 /// # Safety
 /// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks but for the last.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args) {
     // SAFETY: the processor has `S`; the operands have `elements` elements, of which every block has its head, and the
@@ -331,14 +336,14 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
 }
 
 /// Elements of a whole block that hold codes.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 const WHOLE: usize = BLOCK / QUAD;
 
 /// The sums of a block: `start[j] + sum_k left[i][k] * right[k][j]`; `rows` and `right` are at its head.
 ///
 /// # Safety
 /// As [`tile`], of a block of `quads` elements behind its head.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 unsafe fn dots<S: Bytes, const R: usize, const V: usize>(
     rows: &[*const f32; R],
@@ -369,7 +374,7 @@ unsafe fn dots<S: Bytes, const R: usize, const V: usize>(
 ///
 /// # Safety
 /// The processor has `S`.
-#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 pub(super) unsafe fn registers_only<S: Bytes>(steps: usize) -> f32 {
     // SAFETY: the processor has `S`, by the caller; the arrays have the values of the widest register.

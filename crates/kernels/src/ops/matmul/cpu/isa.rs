@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 #[cfg(target_arch = "x86_64")]
 use super::amx;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::int8::Quads;
 use super::int8::{self, Integers};
 #[cfg(target_arch = "x86_64")]
@@ -41,6 +41,9 @@ pub(super) enum Isa {
     Amx,
     #[cfg(target_arch = "aarch64")]
     Neon,
+    /// With products of bytes; everything else is that of `Neon`.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
 }
 
 impl Isa {
@@ -76,7 +79,12 @@ impl Isa {
             }
         }
         #[cfg(target_arch = "aarch64")]
-        found.push(Isa::Neon);
+        {
+            found.push(Isa::Neon);
+            if std::arch::is_aarch64_feature_detected!("dotprod") {
+                found.push(Isa::NeonDot);
+            }
+        }
         found
     }
 
@@ -100,7 +108,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => simd::x86::Avx512::LANES,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => simd::arm::Neon::LANES,
+            Isa::Neon | Isa::NeonDot => simd::arm::Neon::LANES,
         }
     }
 
@@ -113,6 +121,8 @@ impl Isa {
             (Isa::AvxVnni | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => {
                 Quads::<simd::x86::Avx512>::VALUES
             }
+            #[cfg(target_arch = "aarch64")]
+            (Isa::NeonDot, ComputeDtype::Int8) => Quads::<simd::arm::Neon>::VALUES,
             _ => 1,
         }
     }
@@ -172,6 +182,8 @@ impl Isa {
             (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => unsafe {
                 quads_along_sum_avx512_vnni(from, to);
             },
+            #[cfg(target_arch = "aarch64")]
+            (Isa::NeonDot, ComputeDtype::Int8) => whole_left_row::<Quads<simd::arm::Neon>>(from, to),
             _ => unreachable!("{self:?} has no {dtype:?}: {} values for {} elements", from.len(), to.len()),
         }
     }
@@ -213,8 +225,11 @@ impl Isa {
             // SAFETY: `available` saw AMX before it gave this set.
             (Isa::Amx, ComputeDtype::Bf16) => unsafe { amx::registers_only(steps) },
             #[cfg(target_arch = "aarch64")]
+            // SAFETY: `available` saw dot products before it gave this set.
+            (Isa::NeonDot, ComputeDtype::Int8) => unsafe { bytes_only_neon_dot(steps) },
+            #[cfg(target_arch = "aarch64")]
             // SAFETY: NEON is part of aarch64.
-            (Isa::Neon, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
+            (Isa::Neon | Isa::NeonDot, _) => unsafe { tile::registers_only::<simd::arm::Neon>(steps) },
         }
     }
 
@@ -247,11 +262,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx, ComputeDtype::Bf16) => &amx_bf16::PAIRED,
             #[cfg(target_arch = "aarch64")]
-            (Isa::Neon, ComputeDtype::F32) => &neon::SINGLE,
+            (Isa::Neon | Isa::NeonDot, ComputeDtype::F32) => &neon::SINGLE,
             #[cfg(target_arch = "aarch64")]
-            (Isa::Neon, ComputeDtype::Bf16) => &neon::ROUNDED,
+            (Isa::Neon | Isa::NeonDot, ComputeDtype::Bf16) => &neon::ROUNDED,
             #[cfg(target_arch = "aarch64")]
             (Isa::Neon, ComputeDtype::Int8) => &neon::INTEGERS,
+            #[cfg(target_arch = "aarch64")]
+            (Isa::NeonDot, ComputeDtype::Int8) => &neon_dot::QUADS,
         }
     }
 
@@ -264,7 +281,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 | Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx => &avx512::FEW_ROWS,
             #[cfg(target_arch = "aarch64")]
-            Isa::Neon => &neon::FEW_ROWS,
+            Isa::Neon | Isa::NeonDot => &neon::FEW_ROWS,
         }
     }
 }
@@ -308,7 +325,9 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
         #[cfg(target_arch = "x86_64")]
         (Isa::Amx, ComputeDtype::Bf16) => "amx",
         #[cfg(target_arch = "aarch64")]
-        (Isa::Neon, _) => "neon",
+        (Isa::NeonDot, ComputeDtype::Int8) => "neon dotprod",
+        #[cfg(target_arch = "aarch64")]
+        (Isa::Neon | Isa::NeonDot, _) => "neon",
     }
 }
 
@@ -413,6 +432,11 @@ instruction_set!(avx2, avx2, simd::x86::Avx2);
 instruction_set!(avx512, avx512, simd::x86::Avx512);
 #[cfg(target_arch = "aarch64")]
 instruction_set!(neon, baseline, simd::arm::Neon);
+#[cfg(target_arch = "aarch64")]
+mod neon_dot {
+    use super::*;
+    kernels!(QUADS, neon_dot, Quads<simd::arm::Neon>);
+}
 #[cfg(target_arch = "x86_64")]
 mod avx_vnni {
     use super::*;
@@ -436,7 +460,7 @@ mod amx_bf16 {
 }
 
 /// Makes elements of a whole left row, as long as a block of the sum at a time.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #[inline(always)]
 fn whole_left_row<O: Operand>(from: &[f32], to: &mut [f32]) {
     let elements = O::elements(MAX_K_BLOCK);
@@ -475,6 +499,13 @@ unsafe fn bytes_only_avx512_vnni(steps: usize) -> f32 {
 unsafe fn bytes_only_avx_vnni(steps: usize) -> f32 {
     // SAFETY: the features are enabled here.
     unsafe { int8::registers_only::<simd::x86::Avx2>(steps) }
+}
+
+#[cfg(target_arch = "aarch64")]
+#[target_feature(enable = "neon,dotprod")]
+unsafe fn bytes_only_neon_dot(steps: usize) -> f32 {
+    // SAFETY: the features are enabled here.
+    unsafe { int8::registers_only::<simd::arm::Neon>(steps) }
 }
 
 #[cfg(target_arch = "x86_64")]

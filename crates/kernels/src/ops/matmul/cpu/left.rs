@@ -18,7 +18,7 @@ pub(super) const STRIP_ROWS: usize = 16;
 /// From one row of a copied strip to the next.
 pub(super) const STRIP_STRIDE: usize = MAX_K_BLOCK + ROW_PADDING;
 /// Between rows of elements: a register that the last of a row may reach into, and what keeps rows off the same cache sets.
-const ROW_PADDING: usize = 16;
+pub(super) const ROW_PADDING: usize = 16;
 
 /// Left operands of some products as elements, row after row.
 ///

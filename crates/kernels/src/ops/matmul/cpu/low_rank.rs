@@ -8,13 +8,12 @@
 use std::array;
 use std::ops::Range;
 
-use super::few::{FEW_ROWS, Out, RIGHT_ROWS, TILE_LEFT, dot_all};
+use super::few::{FEW_ROWS, Out, RIGHT_ROWS, TILE_LEFT, dot_all, sum_cut};
 use super::isa::Isa;
 use super::operand::{Bf16, F16, F32, Stored};
 use super::simd::{self, Cache, Simd};
-use super::{MAX_K_BLOCK, ProductCpu, RightCpu, Strided, TermCpu, run_serial, sum_blocks, sum_step};
+use super::{ProductCpu, RightCpu, Strided, TermCpu, run_serial, sum_blocks};
 use crate::tensor::{Half, Halves, Tensor};
-use crate::weight::ComputeDtype;
 
 /// A factor as it is held.
 #[derive(Clone, Copy, Debug)]
@@ -115,7 +114,8 @@ impl Inputs<'_> {
         assert!(rows <= FEW_ROWS && inputs.is_multiple_of(S::LANES) && (1..=stride).contains(&rank));
         assert!(rows > 0 && x.len() >= rows * inputs && a.len() >= rank * inputs);
         assert!(self.u.len() >= (rows - 1) * stride + rank);
-        for k in sum_blocks(inputs, MAX_K_BLOCK, sum_step(ComputeDtype::F32)) {
+        let (longest, step) = sum_cut(inputs, true);
+        for k in sum_blocks(inputs, longest, step) {
             let to = Out { at: self.u.as_mut_ptr(), stride, accumulate: k.start > 0 };
             let mut left = [std::ptr::null(); FEW_ROWS];
             left.iter_mut()

@@ -40,7 +40,7 @@ mod stored_rows;
 mod strips;
 mod tile;
 
-/// The largest block of the sum, a multiple of every quantisation block. The output is read and written once a block.
+/// The largest block of the sum, a multiple of every quantisation block, but for few rows ([`few::sum_cut`]). The output is read and written once a block.
 const MAX_K_BLOCK: usize = 768;
 /// Elements of the packed right operand of a task, at most, of any instruction set.
 const MAX_PACKED_ELEMENTS: usize = 128 * 1024;
@@ -323,8 +323,7 @@ impl<'a> Shared<'a> {
         })
     }
 
-    /// Whether rows of the right operand of `term` are multiplied one after the other with the left rows, which are few. Decided by
-    /// the whole product, so that the cut into tasks does not change the result.
+    /// Whether `term` is computed as [`few`] does. Decided by the whole product, so that the cut into tasks does not change the result.
     fn is_of_few_rows(&self, term: &TermCpu<'_>) -> bool {
         self.m <= FEW_ROWS && term.right.is_read_by_columns()
     }
@@ -404,7 +403,7 @@ impl<'a> Task<'a> {
         let few = |term: &TermCpu<'_>| self.product.is_of_few_rows(term);
         terms.iter().flat_map(move |term| {
             let (longest, step) = match few(term) {
-                true => few::sum_cut(term),
+                true => few::sum_cut(term.k, term.left.col_stride == 1),
                 false => (isa.longest_block(*n, columns, term.dtype()), sum_step(term.dtype())),
             };
             let left = lefts.of(*m, term);

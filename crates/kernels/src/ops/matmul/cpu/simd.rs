@@ -175,6 +175,9 @@ macro_rules! compiled_for {
     (avx512_bf16 { $($function:item)* }) => {
         $(#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")] $function)*
     };
+    (neon_dot { $($function:item)* }) => {
+        $(#[target_feature(enable = "neon,dotprod")] $function)*
+    };
 }
 pub(super) use compiled_for;
 
@@ -209,7 +212,7 @@ macro_rules! tile_table {
 
 /// Implements [`Bytes::tile_of_bytes`] as [`tile_table`] implements [`Simd::tile`]: six rows at a time, whose f32 sums stay in
 /// registers beside those of the integers where there are 32.
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 macro_rules! tile_of_bytes_table {
     ($simd:ident, $features:ident) => {
         tile_of_bytes_table! { $simd, $features, 1 2 3 4 5 6 }
@@ -394,6 +397,7 @@ pub(super) mod x86 {
     /// With AVX-VNNI beside it.
     impl Bytes for Avx2 {
         type I = __m256i;
+        const OFFSET: u8 = 128;
 
         #[inline(always)]
         unsafe fn load_bytes(from: *const f32) -> __m256i {
@@ -550,6 +554,7 @@ pub(super) mod x86 {
     /// With AVX512-VNNI beside it.
     impl Bytes for Avx512 {
         type I = __m512i;
+        const OFFSET: u8 = 128;
 
         #[inline(always)]
         unsafe fn load_bytes(from: *const f32) -> __m512i {
@@ -716,8 +721,10 @@ pub(super) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(super) mod arm {
+    use super::super::int8::{self, Bytes};
     use super::{Args, Columns, Simd, ask_ahead, tile};
     use std::arch::aarch64::*;
+    use std::arch::asm;
 
     /// NEON: 32 registers of 4 values.
     #[derive(Clone, Copy)]
@@ -764,5 +771,44 @@ pub(super) mod arm {
             unsafe { vst1q_f32(to, v) }
         }
         tile_table!(Neon, baseline, 1 2 3 4 5 6 7 8 9 10 11 12);
+    }
+
+    /// With dot products (FEAT_DotProd).
+    impl Bytes for Neon {
+        type I = int32x4_t;
+        const OFFSET: u8 = 0;
+
+        #[inline(always)]
+        unsafe fn load_bytes(from: *const f32) -> int32x4_t {
+            // SAFETY: NEON is part of aarch64; `from` has four elements, by the caller.
+            unsafe { vld1q_s32(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn splat_bytes(from: *const f32) -> int32x4_t {
+            // SAFETY: NEON is part of aarch64; `from` has an element, by the caller.
+            unsafe { vld1q_dup_s32(from.cast()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(mut sums: int32x4_t, left: int32x4_t, right: int32x4_t) -> int32x4_t {
+            // The function for this instruction (`vdotq_s32`) is not stable in Rust.
+            // SAFETY: dot products are there, by the caller; no memory is touched.
+            unsafe {
+                asm!(
+                    ".arch_extension dotprod",
+                    "sdot {sums:v}.4s, {left:v}.16b, {right:v}.16b",
+                    sums = inout(vreg) sums,
+                    left = in(vreg) left,
+                    right = in(vreg) right,
+                    options(pure, nomem, nostack, preserves_flags)
+                );
+            }
+            sums
+        }
+        #[inline(always)]
+        unsafe fn to_f32(sums: int32x4_t) -> float32x4_t {
+            // SAFETY: NEON is part of aarch64; no memory is touched.
+            unsafe { vcvtq_f32_s32(sums) }
+        }
+        tile_of_bytes_table!(Neon, neon_dot);
     }
 }

@@ -1,6 +1,6 @@
-//! Rows of the right operand that are read as they are stored, block by block, and decoded in registers: for few left rows,
-//! where the time to write decoded values and read them again is longer than the memory takes to give the stored ones. Each
-//! [`super::few::TILE_LEFT`] left rows decode them anew, so that with many it is better done once.
+//! Rows of the right operand that are read as they are stored, block by block, and decoded in registers. To write decoded
+//! values and read them again would take longer than memory takes to give the stored ones. Every
+//! [`super::few::TILE_LEFT`] left rows decode them anew, so that this is for few left rows.
 //!
 //! Values take the roundings of their decoders, and sums their order ([`super::few`]), so the bits are those of decoded rows.
 
@@ -49,8 +49,8 @@ impl<'a> StoredRows<'a> {
     /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on. `scales` is working memory.
     ///
     /// # Safety
-    /// The processor has AVX-512, the output has the rows and columns, no other thread touches them, and every left row has as
-    /// many values as `k`.
+    /// The processor has AVX-512, the output has the rows and columns, no other thread touches them, every left row has as
+    /// many values as `k`, and [`StoredRows::of`] was given the same `k`.
     #[inline(always)]
     pub(super) unsafe fn dot(
         &self,
@@ -126,7 +126,7 @@ struct FourBitRow {
     block_bits: u32,
     /// The values of the sixteen codes.
     table: *const f32,
-    /// From the codes to those of the row that comes [`RIGHT_ROWS`] later.
+    /// From the codes to those of the row that is stored [`RIGHT_ROWS`] later.
     ahead: usize,
 }
 
