@@ -762,7 +762,7 @@ impl Model {
     }
 
     /// Computes on a thread of the pool, from which the others are asked for help: from outside, each of the hundreds of
-    /// parallel steps of a pass would wake a thread and wait for it.
+    /// parallel steps of a pass would wake a thread and wait for it. `compute` must not wait for another thread that needs the pool.
     pub(crate) fn on_pool<R: Send>(&self, compute: impl FnOnce() -> R + Send) -> R {
         match self.device {
             Device::Cpu => rayon::scope(|_| compute()),

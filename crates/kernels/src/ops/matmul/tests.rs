@@ -320,11 +320,14 @@ fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weig
                 FrozenWeight::new(n, k, format, SharedBytes::from_vec(bytes)).expect("the shape fits");
             (format.to_string(), weight.with_row_order(order))
         });
-    let four_bit = |code, double| Quantization::FourBit { code, block_len: 64, double };
+    let four_bit = |code, block_len, double| Quantization::FourBit { code, block_len, double };
     let quantized = [
-        four_bit(Code::Nf4, false),
-        four_bit(Code::Nf4, true),
-        four_bit(Code::Fp4, false),
+        four_bit(Code::Nf4, 64, false),
+        four_bit(Code::Nf4, 64, true),
+        four_bit(Code::Fp4, 64, false),
+        // Blocks that are smaller than what is read together, and such as the cut of a sum or a row goes through.
+        four_bit(Code::Nf4, 32, false),
+        four_bit(Code::Nf4, 512, false),
         Quantization::Int8,
     ];
     let quantized = quantized.into_iter().map(|quantization| {

@@ -26,7 +26,7 @@ const TILE_RIGHT: usize = 4;
 pub(super) const TILE_LEFT: usize = 4;
 
 /// Rows of the right operand as they lie in memory, for the instruction set `S`: whole blocks, of which each may have a scale.
-pub(super) trait Rows<S: Simd> {
+pub(super) trait RowBlocks<S: Simd> {
     /// What a row is counted in.
     type Bits: Copy;
     /// What the values of a block share.
@@ -45,11 +45,11 @@ pub(super) trait Rows<S: Simd> {
     /// Register `part` of the block.
     ///
     /// # Safety
-    /// As [`Rows::shared`].
+    /// As [`RowBlocks::shared`].
     unsafe fn values(row: *const Self::Bits, at: usize, shared: Self::Shared, part: usize) -> S::V;
 }
 
-impl<S: Simd, T: Stored> Rows<S> for T {
+impl<S: Simd, T: Stored> RowBlocks<S> for T {
     type Bits = T::Bits;
     type Shared = ();
     const VALUES: usize = S::LANES;
@@ -176,7 +176,7 @@ fn right_rows<S: Simd>(
 /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
 /// number of blocks.
 #[inline(always)]
-pub(super) unsafe fn dot_all<S: Simd, T: Rows<S>>(
+pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
     to: &Out,
     first: usize,
     left: &[*const f32],
@@ -219,9 +219,9 @@ pub(super) unsafe fn dot_all<S: Simd, T: Rows<S>>(
 /// The sums of `L` left rows times `R` right rows, in lanes.
 ///
 /// # Safety
-/// The processor has `S`, and every row has `k` values, a whole number of blocks ([`Rows::VALUES`]).
+/// The processor has `S`, and every row has `k` values, a whole number of blocks ([`RowBlocks::VALUES`]).
 #[inline(always)]
-unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
+unsafe fn tile<S: Simd, T: RowBlocks<S>, const L: usize, const R: usize>(
     left: &[*const f32; L],
     right: &[*const T::Bits; R],
     k: usize,
@@ -253,7 +253,7 @@ unsafe fn tile<S: Simd, T: Rows<S>, const L: usize, const R: usize>(
 
 /// Asks for the block that lies `ahead` bytes behind the one that begins at value `at`.
 #[inline(always)]
-fn ask_ahead<S: Simd, T: Rows<S>>(row: *const T::Bits, at: usize, ahead: usize) {
+fn ask_ahead<S: Simd, T: RowBlocks<S>>(row: *const T::Bits, at: usize, ahead: usize) {
     const LINE_BYTES: usize = 64;
     let block = row.cast::<u8>().wrapping_add(at / T::VALUES * T::BYTES).wrapping_add(ahead);
     for line in 0..T::BYTES.div_ceil(LINE_BYTES) {

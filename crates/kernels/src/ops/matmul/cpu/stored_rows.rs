@@ -8,7 +8,7 @@ use std::arch::x86_64::*;
 use std::ops::Range;
 
 use super::RightCpu;
-use super::few::{Out, RIGHT_ROWS, Rows, TILE_LEFT, dot_all};
+use super::few::{Out, RIGHT_ROWS, RowBlocks, TILE_LEFT, dot_all};
 use super::simd::x86::Avx512;
 use super::simd::{Cache, Simd, prefetch};
 use crate::quant::Format;
@@ -105,7 +105,7 @@ unsafe fn dot_blocks(
     // SAFETY: by the caller.
     unsafe {
         match format {
-            Format::BF16 => dot_all::<Avx512, Bf16>(to, first, left, right, n, k),
+            Format::BF16 => dot_all::<Avx512, Bf16Values>(to, first, left, right, n, k),
             Format::Q4_0 => dot_all::<Avx512, Q4_0>(to, first, left, right, n, k),
             Format::Q4_1 => dot_all::<Avx512, Q4_1>(to, first, left, right, n, k),
             Format::Q8_0 => dot_all::<Avx512, Q8_0>(to, first, left, right, n, k),
@@ -155,7 +155,7 @@ fn four_bit_rows(
     })
 }
 
-impl Rows<Avx512> for FourBitRow {
+impl RowBlocks<Avx512> for FourBitRow {
     type Bits = FourBitRow;
     /// The values of all codes.
     type Shared = __m512;
@@ -217,7 +217,7 @@ unsafe fn looked_up(at: *const u8, part: usize, table: __m512) -> __m512 {
 }
 
 /// bfloat16.
-struct Bf16;
+struct Bf16Values;
 /// Blocks of 18 bytes, which share the values of all codes: see `crate::quant::q4`.
 struct Q4_0;
 /// Blocks of 20 bytes, as those.
@@ -240,12 +240,12 @@ macro_rules! block_of_32 {
 /// # Safety
 /// The row has the block.
 #[inline(always)]
-unsafe fn block<T: Rows<Avx512, Bits = u8>>(row: *const u8, at: usize) -> *const u8 {
+unsafe fn block<T: RowBlocks<Avx512, Bits = u8>>(row: *const u8, at: usize) -> *const u8 {
     // SAFETY: by the caller.
     unsafe { row.add(at / T::VALUES * T::BYTES) }
 }
 
-impl Rows<Avx512> for Bf16 {
+impl RowBlocks<Avx512> for Bf16Values {
     type Bits = u8;
     type Shared = ();
     const VALUES: usize = 32;
@@ -261,7 +261,7 @@ impl Rows<Avx512> for Bf16 {
     }
 }
 
-impl Rows<Avx512> for Q4_0 {
+impl RowBlocks<Avx512> for Q4_0 {
     block_of_32!(18);
 
     #[inline(always)]
@@ -280,7 +280,7 @@ impl Rows<Avx512> for Q4_0 {
     }
 }
 
-impl Rows<Avx512> for Q4_1 {
+impl RowBlocks<Avx512> for Q4_1 {
     block_of_32!(20);
 
     #[inline(always)]
@@ -299,7 +299,7 @@ impl Rows<Avx512> for Q4_1 {
     }
 }
 
-impl Rows<Avx512> for Q8_0 {
+impl RowBlocks<Avx512> for Q8_0 {
     block_of_32!(34);
 
     #[inline(always)]
