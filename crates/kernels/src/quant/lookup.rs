@@ -40,11 +40,22 @@ pub(super) unsafe fn halves(
 ) {
     // SAFETY: by the caller; sixteen bytes are read and sixteen values written to each side.
     unsafe {
+        _mm512_storeu_ps(low.as_mut_ptr(), half(bytes.as_ptr(), 0, low_table));
+        _mm512_storeu_ps(high.as_mut_ptr(), half(bytes.as_ptr(), 1, high_table));
+    }
+}
+
+/// The values of the lower halves of sixteen bytes (`part` 0), or of the upper ones (`part` 1).
+///
+/// # Safety
+/// As [`codes`], and the bytes are there.
+#[inline(always)]
+pub(crate) unsafe fn half(bytes: *const u8, part: usize, table: __m512) -> __m512 {
+    // SAFETY: by the caller.
+    unsafe {
         // Only the low four bits of an index count.
-        let index = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.as_ptr().cast()));
-        _mm512_storeu_ps(low.as_mut_ptr(), _mm512_permutexvar_ps(index, low_table));
-        let index = _mm512_srli_epi32::<4>(index);
-        _mm512_storeu_ps(high.as_mut_ptr(), _mm512_permutexvar_ps(index, high_table));
+        let halves = _mm512_cvtepu8_epi32(_mm_loadu_si128(bytes.cast()));
+        _mm512_permutexvar_ps(if part == 0 { halves } else { _mm512_srli_epi32::<4>(halves) }, table)
     }
 }
 

@@ -180,7 +180,7 @@ fn bodies_that_come_in_chunks_or_when_they_are_asked_for_are_read() {
     let plain = head(&format!("Content-Encoding: identity\r\nContent-Length: {}", body.len())) + &body;
     assert_eq!(Answer::read(server.send(plain.as_bytes())).json()["choices"], expected["choices"]);
 
-    // A client that sends `Expect: 100-continue` is told to go on, or why not.
+    // A client that sends `Expect: 100-continue` waits for an answer: to go on, or an error.
     let asks = |length: usize| head(&format!("Expect: 100-continue\r\nContent-Length: {length}"));
     let mut stream = server.send(asks(body.len()).as_bytes());
     assert!(read_some(&stream, 0).starts_with("HTTP/1.1 100 Continue\r\n"));

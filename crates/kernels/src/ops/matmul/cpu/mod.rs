@@ -40,7 +40,8 @@ mod stored_rows;
 mod strips;
 mod tile;
 
-/// The largest block of the sum, a multiple of every quantisation block, but for few rows ([`few::sum_cut`]). The output is read and written once a block.
+/// The largest block of the sum, a multiple of every quantisation block; few rows have longer ones ([`few::sum_cut`]). The output
+/// is read and written once a block.
 const MAX_K_BLOCK: usize = 768;
 /// Elements of the packed right operand of a task, at most, of any instruction set.
 const MAX_PACKED_ELEMENTS: usize = 128 * 1024;
@@ -397,12 +398,12 @@ impl<'a> Task<'a> {
 
     /// The blocks of the sum, in order.
     fn blocks(&self) -> impl Iterator<Item = Block<'a>> + use<'a> {
-        let Shared { m, n, terms, isa, lefts, .. } = self.product;
-        let columns = self.product.columns();
+        let product = self.product;
+        let Shared { m, n, terms, isa, lefts, .. } = product;
+        let columns = product.columns();
         let cols = self.cols.clone();
-        let few = |term: &TermCpu<'_>| self.product.is_of_few_rows(term);
         terms.iter().flat_map(move |term| {
-            let (longest, step) = match few(term) {
+            let (longest, step) = match product.is_of_few_rows(term) {
                 true => few::sum_cut(term.k, term.left.col_stride == 1),
                 false => (isa.longest_block(*n, columns, term.dtype()), sum_step(term.dtype())),
             };

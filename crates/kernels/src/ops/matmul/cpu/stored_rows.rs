@@ -192,30 +192,6 @@ unsafe fn two_f16_in_all(at: *const u8) -> [__m512; 2] {
     }
 }
 
-/// Sixteen bytes, each in a lane.
-///
-/// # Safety
-/// The processor has AVX-512, and the bytes are there.
-#[inline(always)]
-unsafe fn bytes(at: *const u8) -> __m512i {
-    // SAFETY: by the caller.
-    unsafe { _mm512_cvtepu8_epi32(_mm_loadu_si128(at.cast())) }
-}
-
-/// Values looked up by the lower halves of sixteen bytes, or by the upper ones (`part` 1).
-///
-/// # Safety
-/// The processor has AVX-512, and the bytes are there.
-#[inline(always)]
-unsafe fn looked_up(at: *const u8, part: usize, table: __m512) -> __m512 {
-    // SAFETY: by the caller.
-    unsafe {
-        let halves = bytes(at);
-        // Only the low four bits of an index count.
-        _mm512_permutexvar_ps(if part == 0 { halves } else { _mm512_srli_epi32::<4>(halves) }, table)
-    }
-}
-
 /// bfloat16.
 struct Bf16Values;
 /// Blocks of 18 bytes, which share the values of all codes: see `crate::quant::q4`.
@@ -276,7 +252,7 @@ impl RowBlocks<Avx512> for Q4_0 {
     #[inline(always)]
     unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
         // SAFETY: by the caller.
-        unsafe { looked_up(block::<Self>(row, at).add(2), part, table) }
+        unsafe { lookup::half(block::<Self>(row, at).add(2), part, table) }
     }
 }
 
@@ -295,7 +271,7 @@ impl RowBlocks<Avx512> for Q4_1 {
     #[inline(always)]
     unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
         // SAFETY: by the caller.
-        unsafe { looked_up(block::<Self>(row, at).add(4), part, table) }
+        unsafe { lookup::half(block::<Self>(row, at).add(4), part, table) }
     }
 }
 
