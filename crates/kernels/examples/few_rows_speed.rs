@@ -3,7 +3,7 @@
 //! Weights are taken in turn from more of them than most caches hold, as the layers of a model are. Memory is measured by a loop
 //! that only adds up as many bytes, on the same threads.
 //!
-//! `cargo run --release -p lorafit-kernels --example few_rows_speed [THREADS [FORMAT|nf4|nf4dq|fp4|int8]]`
+//! `cargo run --release -p lorafit-kernels --example few_rows_speed [THREADS [FORMAT|nf4|nf4dq|fp4|int8 [ROWS]]]`
 
 use std::time::Instant;
 
@@ -21,18 +21,20 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(0);
     let only = arguments.next();
+    let rows = arguments.next().and_then(|rows| rows.parse().ok());
+    let rows = rows.map_or_else(|| vec![1, 2, 4, 8, 16, 17], |rows: usize| vec![rows]);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
     pool.install(|| {
         let memory = memory_speed();
         println!("memory {:.1} GB/s on {} threads", memory / 1e9, rayon::current_num_threads());
         for shape in SHAPES {
-            measure_all(shape, only.as_deref(), memory);
+            measure_all(shape, only.as_deref(), &rows, memory);
         }
     });
 }
 
 /// Times the formats, or one of them, in weights of a shape.
-fn measure_all((n, k): (usize, usize), only: Option<&str>, memory: f64) {
+fn measure_all((n, k): (usize, usize), only: Option<&str>, rows: &[usize], memory: f64) {
     println!("weights {n} x {k}");
     let wanted = |name: &str| only.is_none_or(|only| only == name);
     for format in Format::ALL {
@@ -42,7 +44,7 @@ fn measure_all((n, k): (usize, usize), only: Option<&str>, memory: f64) {
                 let bytes = SharedBytes::from_vec(bytes.clone());
                 FrozenWeight::new(n, k, format, bytes).expect("shape fits").into()
             };
-            measure(format.name(), (n, k), &weight, memory);
+            measure(format.name(), (n, k), &weight, rows, memory);
         }
     }
     let four_bit = |code, double| Quantization::FourBit { code, block_len: 64, double };
@@ -59,7 +61,7 @@ fn measure_all((n, k): (usize, usize), only: Option<&str>, memory: f64) {
             }
         };
         let weight = || FrozenWeight::quantized(n, k, quantization, ramp).expect("finite").into();
-        measure(name, (n, k), &weight, memory);
+        measure(name, (n, k), &weight, rows, memory);
     }
 }
 
@@ -93,12 +95,12 @@ fn memory_speed() -> f64 {
 }
 
 /// Times products of some rows with weights that `weight` makes, one after the other.
-fn measure(name: &str, (n, k): (usize, usize), weight: &dyn Fn() -> Weight, memory: f64) {
+fn measure(name: &str, (n, k): (usize, usize), weight: &dyn Fn() -> Weight, rows: &[usize], memory: f64) {
     let each = weight().stored_bytes();
     let weights: Vec<Weight> = std::iter::repeat_with(weight).take(WEIGHT_BYTES.div_ceil(each)).collect();
     let bytes = (weights.len() * each) as f64;
     let mut one = 0.0;
-    for m in [1, 2, 4, 8, 16, 17] {
+    for &m in rows {
         let x = Tensor::from_slice(Device::Cpu, &vec![0.5; m * k]);
         let mut y = Tensor::zeros(Device::Cpu, m * n);
         let seconds = best(|| {

@@ -1,9 +1,5 @@
 //! What the decoders and encoders of blocks share.
 
-#[cfg(target_arch = "x86_64")]
-use super::AVX2;
-use super::float::f16_to_f32;
-
 /// Encodes block after block by `$encode`, which says whether the scales it wrote are finite, and is given finite values
 /// alone. The error is the place in `$src` of the first value that is not finite, or of the largest of a block whose
 /// scale is not.
@@ -27,90 +23,22 @@ macro_rules! encode_blocks {
 }
 pub(super) use encode_blocks;
 
-/// Decodes block after block of `$src` to `$dst`, compiled for the instruction set `$set`: `$body` is given a block, the f16 scales
-/// that lie in its first bytes, and where its values go.
+/// Decodes block after block of `$src` to `$dst`: `$body` is given a block, the f16 scales that lie in its first bytes, and where its
+/// values go.
 ///
 /// A macro for the reason that [`encode_blocks`] is one.
 macro_rules! decode_blocks {
-    ($set:ident, $src:expr, $dst:expr, |$block:ident: $bytes:ident, $scales:pat => $count:literal, $out:ident: $len:ident| $body:block) => {{
-        use $crate::quant::ask_ahead;
-        use $crate::quant::blocks::{TOGETHER, leading_scales};
+    ($src:expr, $dst:expr, |$block:ident: $bytes:ident, $scales:pat => $count:literal, $out:ident: $len:ident| $body:block) => {{
         let (blocks, values) = ($src.as_chunks::<{ $bytes }>().0, $dst.as_chunks_mut::<{ $len }>().0);
-        let mut scales = [[0.0; $count]; TOGETHER];
-        for (blocks, values) in blocks.chunks(TOGETHER).zip(values.chunks_mut(TOGETHER)) {
-            leading_scales::<$set, { $bytes }, $count>(blocks, &mut scales);
-            for (b, ($block, $out)) in blocks.iter().zip(values).enumerate() {
-                ask_ahead($block);
-                let $scales = scales[b];
-                $body
-            }
+        for ($block, $out) in blocks.iter().zip(values) {
+            $crate::quant::ask_ahead($block);
+            let $scales: [f32; $count] =
+                std::array::from_fn(|s| $crate::quant::f16_to_f32([$block[2 * s], $block[2 * s + 1]]));
+            $body
         }
     }};
 }
 pub(super) use decode_blocks;
-
-/// Blocks whose scales are decoded together: enough that the compiler keeps them in memory, from where a scale comes into all
-/// lanes of a register at no cost.
-pub(super) const TOGETHER: usize = 32;
-
-/// The f16 scales in the first `2 * SCALES` bytes of up to [`TOGETHER`] blocks.
-#[inline(always)]
-pub(super) fn leading_scales<const SET: u8, const BYTES: usize, const SCALES: usize>(
-    blocks: &[[u8; BYTES]],
-    scales: &mut [[f32; SCALES]; TOGETHER],
-) {
-    for (blocks, scales) in blocks.chunks(8).zip(scales.as_chunks_mut::<8>().0) {
-        let last = blocks.len() - 1;
-        let leading = |b: usize, s: usize| {
-            let block = &blocks[b.min(last)];
-            [block[2 * s], block[2 * s + 1]]
-        };
-        #[cfg(target_arch = "x86_64")]
-        if SET >= AVX2 {
-            // SAFETY: AVX2 and F16C are there, by the caller.
-            unsafe { x86::scales_of_8(leading, scales) };
-            continue;
-        }
-        for (b, scales) in scales.iter_mut().enumerate() {
-            for (s, scale) in scales.iter_mut().enumerate() {
-                *scale = f16_to_f32(leading(b, s));
-            }
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    /// `scales[b][s] = leading(b, s)`, for one or two scales. Bytes are put together in registers: in memory, they could be read as
-    /// one only after the values of the blocks before have been written.
-    #[inline(always)]
-    pub(super) unsafe fn scales_of_8<const SCALES: usize>(
-        leading: impl Fn(usize, usize) -> [u8; 2],
-        scales: &mut [[f32; SCALES]; 8],
-    ) {
-        let half = |b: usize| i16::from_le_bytes(leading(b, 0));
-        let two = |b: usize| {
-            let ([low, high], [next_low, next_high]) = (leading(b, 0), leading(b, SCALES - 1));
-            i32::from_le_bytes([low, high, next_low, next_high])
-        };
-        // SAFETY: AVX2 and F16C are there, by the caller; eight values are written to each part.
-        unsafe {
-            for (part, scales) in scales.as_flattened_mut().as_chunks_mut::<8>().0.iter_mut().enumerate() {
-                let halves = match SCALES {
-                    1 => {
-                        _mm_setr_epi16(half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7))
-                    }
-                    _ => {
-                        _mm_setr_epi32(two(4 * part), two(4 * part + 1), two(4 * part + 2), two(4 * part + 3))
-                    }
-                };
-                _mm256_storeu_ps(scales.as_mut_ptr(), _mm256_cvtph_ps(halves));
-            }
-        }
-    }
-}
 
 #[inline(always)]
 pub(super) fn first_not_finite<const LEN: usize>(values: &[f32; LEN]) -> Option<usize> {

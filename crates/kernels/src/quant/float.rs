@@ -3,6 +3,8 @@
 #[cfg(target_arch = "x86_64")]
 use super::AVX2;
 use super::ask_ahead;
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Reader, Registers};
 
 /// Bytes that come from memory together.
 const LINE_BYTES: usize = 64;
@@ -150,6 +152,28 @@ pub(crate) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     let scaled = f32::from_bits((bits & 0x7fff) << 13) * f32::from_bits((127 + 112) << 23);
     let infinite = if bits & 0x7c00 == 0x7c00 { 0x7f80_0000 } else { 0 };
     f32::from_bits(scaled.to_bits() | infinite | (bits & 0x8000) << 16)
+}
+
+/// Values of 16 bits: IEEE binary16, or bfloat16.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Halves<const BRAIN: bool>;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers, const BRAIN: bool> Reader<R> for Halves<BRAIN> {
+    const LEN: usize = LINE_BYTES / 2;
+    const BYTES: usize = LINE_BYTES;
+    type Shared = ();
+
+    #[inline(always)]
+    unsafe fn shared(_: *const u8, _: *const f32, _: usize) {}
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, (): (), part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe {
+            let from = block.add(2 * part * R::LANES);
+            if BRAIN { R::bf16(from) } else { R::f16(from) }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -10,9 +10,6 @@ use rayon::prelude::*;
 use super::ask_ahead;
 use crate::bytes::SharedBytes;
 
-/// 1 / 127 as bitsandbytes writes it.
-const STEP: f32 = 7.874_016e-3;
-
 /// Codes that come from memory together.
 const PIECE: usize = 64;
 
@@ -22,7 +19,7 @@ fn decode_row(codes: &[u8], absmax: f32, out: &mut [f32]) {
     for (codes, out) in codes.chunks(PIECE).zip(out.chunks_mut(PIECE)) {
         ask_ahead(codes);
         for (code, out) in codes.iter().zip(out) {
-            *out = f32::from(*code as i8) * absmax * STEP;
+            *out = f32::from(*code as i8) * absmax * Int8::STEP;
         }
     }
 }
@@ -37,6 +34,9 @@ pub struct Int8 {
 }
 
 impl Int8 {
+    /// 1 / 127 as bitsandbytes writes it.
+    pub(crate) const STEP: f32 = 7.874_016e-3;
+
     /// Bytes of a matrix.
     pub fn bytes(rows: usize, cols: usize) -> usize {
         rows * cols + 4 * rows

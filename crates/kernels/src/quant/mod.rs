@@ -20,13 +20,13 @@ mod float;
 pub mod four_bit;
 pub mod int8;
 mod k_quants;
-#[cfg(target_arch = "x86_64")]
-pub(crate) mod lookup;
 mod nibbles;
 pub(crate) mod on_gpu;
 mod q4;
 mod q5;
 mod q8_0;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod registers;
 #[cfg(test)]
 mod tests;
 
@@ -185,18 +185,57 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
 /// For the instruction set `SET` of the caller.
 #[inline(always)]
 fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if SET == AVX512 {
+        // SAFETY: the instruction set is there, by the caller.
+        return unsafe { decode_in_registers::<registers::Avx512, SET>(format, src, dst) };
+    } else if SET == AVX2 {
+        // SAFETY: as above.
+        return unsafe { decode_in_registers::<registers::Avx2, SET>(format, src, dst) };
+    }
     match format {
         Format::F32 => float::decode_f32(src, dst),
         Format::F16 => float::decode_f16::<SET>(src, dst),
         Format::BF16 => float::decode_bf16(src, dst),
-        Format::Q4_0 => q4::decode_0::<SET>(src, dst),
-        Format::Q4_1 => q4::decode_1::<SET>(src, dst),
-        Format::Q5_0 => q5::decode_0::<SET>(src, dst),
-        Format::Q5_1 => q5::decode_1::<SET>(src, dst),
-        Format::Q8_0 => q8_0::decode::<SET>(src, dst),
-        Format::Q4K => k_quants::decode_q4::<SET>(src, dst),
-        Format::Q5K => k_quants::decode_q5::<SET>(src, dst),
+        Format::Q4_0 => q4::decode_0(src, dst),
+        Format::Q4_1 => q4::decode_1(src, dst),
+        Format::Q5_0 => q5::decode_0(src, dst),
+        Format::Q5_1 => q5::decode_1(src, dst),
+        Format::Q8_0 => q8_0::decode(src, dst),
+        Format::Q4K => k_quants::decode_q4(src, dst),
+        Format::Q5K => k_quants::decode_q5(src, dst),
         Format::Q6K => k_quants::decode_q6(src, dst),
+    }
+}
+
+/// As [`decode_here`], by way of the registers of `R`, which are those of `SET`.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn decode_in_registers<R: registers::Registers, const SET: u8>(
+    format: Format,
+    src: &[u8],
+    dst: &mut [f32],
+) {
+    use registers::{decode, formats};
+    // SAFETY: by the caller.
+    unsafe {
+        match format {
+            Format::F32 => float::decode_f32(src, dst),
+            // Those need not have a whole number of registers.
+            Format::F16 => float::decode_f16::<SET>(src, dst),
+            Format::BF16 => float::decode_bf16(src, dst),
+            Format::Q4_0 => decode::<R, formats::Q4_0>(src, dst),
+            Format::Q4_1 => decode::<R, formats::Q4_1>(src, dst),
+            Format::Q5_0 => decode::<R, formats::Q5_0>(src, dst),
+            Format::Q5_1 => decode::<R, formats::Q5_1>(src, dst),
+            Format::Q8_0 => decode::<R, formats::Q8_0>(src, dst),
+            Format::Q4K => decode::<R, formats::Q4K>(src, dst),
+            Format::Q5K => decode::<R, formats::Q5K>(src, dst),
+            Format::Q6K => decode::<R, formats::Q6K>(src, dst),
+        }
     }
 }
 

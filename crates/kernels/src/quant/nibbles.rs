@@ -15,8 +15,8 @@ pub(super) fn decode_blocks(
     debug_assert!(block_len.is_multiple_of(2) && out.len() == 2 * codes.len());
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") {
-            // SAFETY: the processor has the feature.
+        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+            // SAFETY: the processor has the features.
             return unsafe { x86::decode_avx512(table, codes, block_len, scale, out) };
         }
         if is_x86_feature_detected!("avx2") {
@@ -49,12 +49,11 @@ fn pairs(table: &[f32; 16], codes: &[u8], scale: f32, out: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use std::arch::x86_64::*;
-
     use super::pairs;
-    use crate::quant::{ask_ahead, lookup};
+    use crate::quant::ask_ahead;
+    use crate::quant::registers::{Avx2, Avx512, Registers};
 
-    #[target_feature(enable = "avx512f")]
+    #[target_feature(enable = "avx512f,avx512bw")]
     pub(super) unsafe fn decode_avx512(
         table: &[f32; 16],
         codes: &[u8],
@@ -62,22 +61,8 @@ mod x86 {
         scale: impl Fn(usize) -> f32,
         out: &mut [f32],
     ) {
-        // SAFETY: eight bytes are read and sixteen values written only where the slices have them.
-        unsafe {
-            let values = _mm512_loadu_ps(table.as_ptr());
-            for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
-                let scale = scale(b);
-                let scaled = _mm512_mul_ps(values, _mm512_set1_ps(scale));
-                ask_ahead(codes);
-                let (whole, rest) = codes.as_chunks::<8>();
-                for (i, bytes) in whole.iter().enumerate() {
-                    // Only the low four bits of an index count.
-                    let found = _mm512_permutexvar_ps(lookup::codes_of_pairs(bytes.as_ptr()), scaled);
-                    _mm512_storeu_ps(out.as_mut_ptr().add(16 * i), found);
-                }
-                pairs(table, rest, scale, &mut out[16 * whole.len()..]);
-            }
-        }
+        // SAFETY: the processor has the features, by the caller.
+        unsafe { decode::<Avx512>(table, codes, block_len, scale, out) }
     }
 
     #[target_feature(enable = "avx2")]
@@ -88,29 +73,32 @@ mod x86 {
         scale: impl Fn(usize) -> f32,
         out: &mut [f32],
     ) {
-        // SAFETY: four bytes are read and eight values written only where the slices have them.
-        unsafe {
-            let (low, high) = (_mm256_loadu_ps(table.as_ptr()), _mm256_loadu_ps(table.as_ptr().add(8)));
-            let halves = _mm256_setr_epi32(4, 0, 4, 0, 4, 0, 4, 0);
-            for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
-                let scale = scale(b);
-                let factor = _mm256_set1_ps(scale);
-                let (whole, rest) = codes.as_chunks::<4>();
-                for (i, bytes) in whole.iter().enumerate() {
-                    let wide = _mm256_cvtepu8_epi64(_mm_cvtsi32_si128(i32::from_le_bytes(*bytes)));
-                    let twice = _mm256_or_si256(wide, _mm256_slli_epi64::<32>(wide));
-                    let index = _mm256_srlv_epi32(twice, halves);
-                    // Bit 3 of the index chooses the half of the table: it becomes the sign that `blendv` reads.
-                    let choose = _mm256_castsi256_ps(_mm256_slli_epi32::<28>(index));
-                    let found = _mm256_blendv_ps(
-                        _mm256_permutevar8x32_ps(low, index),
-                        _mm256_permutevar8x32_ps(high, index),
-                        choose,
-                    );
-                    _mm256_storeu_ps(out.as_mut_ptr().add(8 * i), _mm256_mul_ps(found, factor));
+        // SAFETY: the processor has the feature, by the caller.
+        unsafe { decode::<Avx2>(table, codes, block_len, scale, out) }
+    }
+
+    #[inline(always)]
+    unsafe fn decode<R: Registers>(
+        table: &[f32; 16],
+        codes: &[u8],
+        block_len: usize,
+        scale: impl Fn(usize) -> f32,
+        out: &mut [f32],
+    ) {
+        for (b, (codes, out)) in codes.chunks(block_len / 2).zip(out.chunks_mut(block_len)).enumerate() {
+            let scale = scale(b);
+            ask_ahead(codes);
+            let registers = codes.len() / (R::LANES / 2);
+            // SAFETY: the instruction set is there, by the caller; whole registers of codes and values are.
+            unsafe {
+                let values = R::table(table.as_ptr(), R::splat(&scale));
+                for i in 0..registers {
+                    let codes = R::codes_of_pairs(codes.as_ptr().add(i * R::LANES / 2));
+                    R::store(out.as_mut_ptr().add(i * R::LANES), R::of_table(codes, values));
                 }
-                pairs(table, rest, scale, &mut out[8 * whole.len()..]);
             }
+            let whole = registers * R::LANES;
+            pairs(table, &codes[whole / 2..], scale, &mut out[whole..]);
         }
     }
 
@@ -130,7 +118,7 @@ mod x86 {
                 let mut expected = vec![0.0; 2 * codes.len()];
                 decode_portable(&table, &codes, block_len, scale, &mut expected);
                 let mut found = vec![0.0; expected.len()];
-                if is_x86_feature_detected!("avx512f") {
+                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
                     // SAFETY: the processor has the feature.
                     unsafe { decode_avx512(&table, &codes, block_len, scale, &mut found) };
                     assert_eq!(found, expected, "AVX-512, blocks of {block_len}");

@@ -4,24 +4,18 @@
 //! Q4_0 (18 bytes): `x = d (q - 8)`. Q4_1 (20 bytes): `x = d q + m`. Source: ggml `block_q4_0`, `block_q4_1`.
 //! Encoding gives the bytes of ggml `quantize_row_q4_0_ref` and `quantize_row_q4_1_ref`.
 
-#[cfg(target_arch = "x86_64")]
-use super::AVX512;
 use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 18;
 pub(super) const BYTES_1: usize = 20;
 
-/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_0<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if SET == AVX512 {
-        // SAFETY: AVX-512 is there.
-        return unsafe { x86::decode_0(src, dst) };
-    }
-    decode_blocks!(SET, src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
+pub(super) fn decode_0(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
         for j in 0..16 {
             let byte = block[2 + j];
             out[j] = (i32::from(byte & 15) - 8) as f32 * d;
@@ -30,63 +24,15 @@ pub(super) fn decode_0<const SET: u8>(src: &[u8], dst: &mut [f32]) {
     });
 }
 
-/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_1<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if SET == AVX512 {
-        // SAFETY: AVX-512 is there.
-        return unsafe { x86::decode_1(src, dst) };
-    }
-    decode_blocks!(SET, src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
+pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
         for j in 0..16 {
             let byte = block[4 + j];
             out[j] = f32::from(byte & 15) * d + m;
             out[j + 16] = f32::from(byte >> 4) * d + m;
         }
     });
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::{BYTES_0, BYTES_1, LEN};
-    use crate::quant::blocks::decode_blocks;
-    use crate::quant::{AVX512, lookup};
-
-    /// The codes of a block, which are its last sixteen bytes.
-    #[inline(always)]
-    unsafe fn values(block: &[u8], table: __m512, out: &mut [f32; LEN]) {
-        let codes = block.last_chunk().expect("sixteen bytes of codes");
-        let [low, high] = out.as_chunks_mut().0 else { unreachable!("two halves") };
-        // SAFETY: AVX-512 is there, by the caller.
-        unsafe { lookup::halves(codes, [table, table], low, high) }
-    }
-
-    const SET: u8 = AVX512;
-
-    #[inline(always)]
-    pub(super) unsafe fn decode_0(src: &[u8], dst: &mut [f32]) {
-        // SAFETY: AVX-512 is there, by the caller.
-        unsafe {
-            let codes = _mm512_sub_ps(lookup::codes(), _mm512_set1_ps(8.0));
-            decode_blocks!(SET, src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
-                values(block, _mm512_mul_ps(codes, _mm512_set1_ps(d)), out);
-            });
-        }
-    }
-
-    #[inline(always)]
-    pub(super) unsafe fn decode_1(src: &[u8], dst: &mut [f32]) {
-        // SAFETY: AVX-512 is there, by the caller.
-        unsafe {
-            let codes = lookup::codes();
-            decode_blocks!(SET, src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
-                values(block, lookup::affine(codes, d, m), out);
-            });
-        }
-    }
 }
 
 /// Two codes a byte.
@@ -112,4 +58,66 @@ pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
     let d = (high - low) / 15.0;
     pack(&blocks::codes(values, low, d, 0.5, 15), &mut block[4..]);
     write_scale(d, &mut block[..2]) & write_scale(low, &mut block[2..4])
+}
+
+/// Register `part` of codes whose `HALF` lower halves of bytes come before the upper ones; the lower four bits of a lane count.
+///
+/// # Safety
+/// The processor has the instruction set, and the bytes are there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+pub(super) unsafe fn halves<R: Registers, const HALF: usize>(bytes: *const u8, part: usize) -> R::I {
+    let at = part * R::LANES;
+    // SAFETY: by the caller.
+    unsafe {
+        let bytes = R::bytes(bytes.add(at % HALF));
+        if at < HALF { bytes } else { R::upper_halves(bytes) }
+    }
+}
+
+/// Q4_0.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q4_0;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q4_0 {
+    const LEN: usize = LEN;
+    const BYTES: usize = BYTES_0;
+    type Shared = R::Centred;
+
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, _: usize) -> R::Centred {
+        // SAFETY: by the caller.
+        unsafe { R::centred(R::two_f16(block)[0]) }
+    }
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, values: R::Centred, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::of_centred(halves::<R, 16>(block.add(2), part), values) }
+    }
+}
+
+/// Q4_1.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q4_1;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q4_1 {
+    const LEN: usize = LEN;
+    const BYTES: usize = BYTES_1;
+    type Shared = R::Affine;
+
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, _: usize) -> R::Affine {
+        // SAFETY: by the caller.
+        unsafe {
+            let [d, m] = R::two_f16(block);
+            R::affine(d, m)
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, values: R::Affine, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::of_affine(halves::<R, 16>(block.add(4), part), values) }
+    }
 }

@@ -7,6 +7,8 @@
 use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
 use super::q4;
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 22;
@@ -24,10 +26,9 @@ fn codes(mask: &[u8], halves: &[u8]) -> [i32; LEN] {
     codes
 }
 
-/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_0<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    decode_blocks!(SET, src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
+pub(super) fn decode_0(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: BYTES_0, [d] => 1, out: LEN| {
         let codes = codes(&block[2..6], &block[6..22]);
         for j in 0..LEN {
             out[j] = (codes[j] - 16) as f32 * d;
@@ -36,8 +37,8 @@ pub(super) fn decode_0<const SET: u8>(src: &[u8], dst: &mut [f32]) {
 }
 
 #[inline(always)]
-pub(super) fn decode_1<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    decode_blocks!(SET, src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
+pub(super) fn decode_1(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: BYTES_1, [d, m] => 2, out: LEN| {
         let codes = codes(&block[4..8], &block[8..24]);
         for j in 0..LEN {
             out[j] = codes[j] as f32 * d + m;
@@ -71,4 +72,62 @@ pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
     let d = (high - low) / 31.0;
     pack(&blocks::codes(values, low, d, 0.5, 31), &mut block[4..]);
     write_scale(d, &mut block[..2]) & write_scale(low, &mut block[2..4])
+}
+
+/// Register `part` of the codes of a block, from its mask and, behind it, its halves.
+///
+/// # Safety
+/// The processor has the instruction set, and the bytes are there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn codes_in_register<R: Registers>(mask: *const u8, part: usize) -> R::I {
+    // SAFETY: by the caller.
+    unsafe {
+        let halves = R::and(q4::halves::<R, 16>(mask.add(4), part), R::integer(15));
+        R::or_where(halves, mask.add(part * R::LANES / 8), 16)
+    }
+}
+
+/// Q5_0.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q5_0;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q5_0 {
+    const LEN: usize = LEN;
+    const BYTES: usize = BYTES_0;
+    type Shared = R::V;
+
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, _: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::two_f16(block)[0] }
+    }
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, d: R::V, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::mul(R::floats(R::sub(codes_in_register::<R>(block.add(2), part), R::integer(16))), d) }
+    }
+}
+
+/// Q5_1.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q5_1;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q5_1 {
+    const LEN: usize = LEN;
+    const BYTES: usize = BYTES_1;
+    type Shared = [R::V; 2];
+
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, _: usize) -> [R::V; 2] {
+        // SAFETY: by the caller.
+        unsafe { R::two_f16(block) }
+    }
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, [d, m]: [R::V; 2], part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::add(R::mul(R::floats(codes_in_register::<R>(block.add(4), part)), d), m) }
+    }
 }

@@ -3,14 +3,15 @@
 
 use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES: usize = 34;
 
-/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    decode_blocks!(SET, src, dst, |block: BYTES, [d] => 1, out: LEN| {
+pub(super) fn decode(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: BYTES, [d] => 1, out: LEN| {
         for j in 0..LEN {
             out[j] = f32::from(block[2 + j] as i8) * d;
         }
@@ -35,4 +36,26 @@ pub(super) fn encode(values: &[f32; LEN], block: &mut [u8; BYTES]) -> bool {
         }
     }
     write_scale(d, &mut block[..2])
+}
+
+/// Q8_0.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q8_0;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q8_0 {
+    const LEN: usize = LEN;
+    const BYTES: usize = BYTES;
+    type Shared = R::V;
+
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, _: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::two_f16(block)[0] }
+    }
+    #[inline(always)]
+    unsafe fn values(block: *const u8, _: *const f32, _: usize, d: R::V, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe { R::mul(R::floats(R::signed_bytes(block.add(2 + part * R::LANES))), d) }
+    }
 }

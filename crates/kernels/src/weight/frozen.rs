@@ -27,6 +27,7 @@ pub enum RowOrder {
 
 impl RowOrder {
     /// The stored row that holds checkpoint row `row`.
+    #[inline]
     pub fn stored_row(self, row: usize) -> usize {
         match self {
             RowOrder::Stored => row,
@@ -36,6 +37,45 @@ impl RowOrder {
                 head * head_dim + (within % half) * 2 + within / half
             }
         }
+    }
+}
+
+/// How rows are stored.
+#[cfg(target_arch = "x86_64")]
+#[derive(Clone, Copy)]
+pub(crate) enum StoredAs<'a> {
+    Blocks(Format),
+    FourBit(&'a FourBit),
+    Int8(&'a Int8),
+}
+
+/// Some columns of rows as they are stored; see [`FrozenWeight::stored_rows_of`].
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct StoredRowsOf<'a> {
+    pub(crate) storage: StoredAs<'a>,
+    /// Values of a whole row.
+    pub(crate) width: usize,
+    /// Bytes of a whole row.
+    pub(crate) row_bytes: usize,
+    bytes: &'a [u8],
+    /// Those of the columns.
+    within: Range<usize>,
+    order: RowOrder,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl<'a> StoredRowsOf<'a> {
+    /// The stored row that is row `row`.
+    #[inline(always)]
+    pub(crate) fn place(&self, row: usize) -> usize {
+        self.order.stored_row(row)
+    }
+
+    /// The bytes of row `row`, without scales that lie apart.
+    #[inline(always)]
+    pub(crate) fn row(&self, row: usize) -> &'a [u8] {
+        let first = self.place(row) * self.row_bytes;
+        &self.bytes[first + self.within.start..first + self.within.end]
     }
 }
 
@@ -309,15 +349,6 @@ impl FrozenWeight {
         }
     }
 
-    /// The format of the blocks that every row is stored in: none where some rows are zeros that are not stored, or where
-    /// codes and scales lie apart.
-    pub(crate) fn format_of_all_rows(&self) -> Option<Format> {
-        match &self.storage {
-            Storage::Blocks { format, .. } if self.stored_rows() == self.rows => Some(*format),
-            Storage::Blocks { .. } | Storage::FourBit(_) | Storage::Int8(_) => None,
-        }
-    }
-
     /// The 4-bit data behind the matrix, if that is how it is stored.
     pub fn four_bit(&self) -> Option<&FourBit> {
         match &self.storage {
@@ -426,6 +457,33 @@ impl FrozenWeight {
             }
             _ => None,
         }
+    }
+
+    /// Where columns `cols` of rows are stored: whole blocks and whole bytes, as rows are. None where some rows are zeros that are
+    /// not stored.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn stored_rows_of(&self, cols: &Range<usize>) -> Option<StoredRowsOf<'_>> {
+        let (storage, data, (len, bytes)) = match &self.storage {
+            Storage::Blocks { .. } if self.stored_rows() < self.rows => return None,
+            Storage::Blocks { format, data } => {
+                (StoredAs::Blocks(*format), data, (format.block_len(), format.block_bytes()))
+            }
+            Storage::FourBit(four_bit) => (StoredAs::FourBit(four_bit), &four_bit.codes, (2, 1)),
+            Storage::Int8(int8) => (StoredAs::Int8(int8), &int8.codes, (1, 1)),
+        };
+        let cuts = |at: usize| !at.is_multiple_of(len);
+        if cuts(self.cols) || cuts(cols.start) || cuts(cols.end) {
+            return None;
+        }
+        let at = |col: usize| col / len * bytes;
+        Some(StoredRowsOf {
+            storage,
+            width: self.cols,
+            row_bytes: at(self.cols),
+            bytes: data.as_slice(),
+            within: at(cols.start)..at(cols.end),
+            order: self.row_order,
+        })
     }
 
     /// The stored bytes that columns `cols` of row `row` are decoded from, without their scales where those lie
@@ -550,5 +608,24 @@ mod tests {
         assert_eq!(weight.stored_bytes_of(1, 0..64), &bytes[36..]);
         assert_eq!(weight.stored_bytes_of(1, 3..40), &bytes[36..]);
         assert_eq!(weight.stored_bytes_of(0, 32..33), &bytes[18..36]);
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn rows_are_read_where_they_are_stored_if_all_are_and_no_block_is_cut() {
+        let bytes: Vec<u8> = (0..8 * 2 * 18u32).map(|i| i as u8).collect();
+        let weight = FrozenWeight::new(8, 64, Format::Q4_0, SharedBytes::from_vec(bytes)).unwrap();
+        for order in [RowOrder::Stored, RowOrder::RotaryPairs { head_dim: 4 }] {
+            let weight = weight.clone().with_row_order(order);
+            for cols in [0..64, 32..64] {
+                let rows = weight.stored_rows_of(&cols).expect("whole blocks");
+                assert_eq!((rows.width, rows.row_bytes), (64, 36));
+                for row in 0..8 {
+                    assert_eq!(rows.place(row), order.stored_row(row));
+                    assert_eq!(rows.row(row), weight.stored_bytes_of(row, cols.clone()), "{order:?} {row}");
+                }
+            }
+            assert!(weight.stored_rows_of(&(16..64)).is_none() && weight.stored_rows_of(&(0..33)).is_none());
+        }
+        assert!(weight.with_rows_of_zeros(9).expect("plain rows").stored_rows_of(&(0..64)).is_none());
     }
 }

@@ -12,12 +12,13 @@ use std::ops::Range;
 
 pub use device::DeviceWeight;
 pub use frozen::{FrozenWeight, RowOrder, UnquantizableValue, WeightError};
+#[cfg(target_arch = "x86_64")]
+pub(crate) use frozen::{StoredAs, StoredRowsOf};
 pub use trained::TrainedWeight;
 
 use crate::gpu::{Float, Gpu, Region, count};
 use crate::quant::Format;
 use crate::quant::cuda::{FewRows, Stored, Tile};
-use crate::quant::four_bit::FourBit;
 use crate::tensor::{Device, Halves, Tensor};
 
 /// How a weight is multiplied. Sums are f32 either way.
@@ -256,33 +257,12 @@ impl<'a> HostWeight<'a> {
         }
     }
 
-    /// See [`FrozenWeight::format_of_all_rows`].
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        expect(dead_code, reason = "only x86-64 reads rows as they are stored")
-    )]
-    pub(crate) fn format_of_all_rows(&self) -> Option<Format> {
+    /// The frozen weight, if the matrix is one.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn frozen(&self) -> Option<&'a FrozenWeight> {
         match self.matrix {
-            HostMatrix::Frozen(weight) => weight.format_of_all_rows(),
+            HostMatrix::Frozen(weight) => Some(weight),
             HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
-        }
-    }
-
-    /// See [`FrozenWeight::four_bit`].
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as above"))]
-    pub(crate) fn four_bit(&self) -> Option<&'a FourBit> {
-        match self.matrix {
-            HostMatrix::Frozen(weight) => weight.four_bit(),
-            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => None,
-        }
-    }
-
-    /// The stored row that is row `row`.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "as above"))]
-    pub(crate) fn stored_row(&self, row: usize) -> usize {
-        match self.matrix {
-            HostMatrix::Frozen(weight) => weight.row_order.stored_row(row),
-            HostMatrix::Values { .. } | HostMatrix::Halves { .. } => row,
         }
     }
 

@@ -308,6 +308,29 @@ fn a_few_rows_are_multiplied_as_f32() {
     assert_eq!(product(&computed_in_bf16(weight)), in_f32);
 }
 
+/// They are copied to where the values of a row follow each other.
+#[test]
+fn a_few_rows_may_lie_in_columns() {
+    let mut random = Random::new(15);
+    for (n, k) in [(20, 512), (12, 96)] {
+        for (name, weight, values) in in_every_format(n, k, &mut random) {
+            for m in [1, 3, 8, FEW_ROWS] {
+                let x = random.normal(k * m);
+                let product = |right| {
+                    let terms = [TermCpu { left: transposed(&x, m), right, k }];
+                    let expected = reference::product(m, n, &terms, None, &vec![0.0; m * n]);
+                    (testing::on_every_isa(m, n, &terms, None, false, &vec![9.0; m * n], 2), expected)
+                };
+                let (stored, expected) = product(RightCpu::WeightTransposed(weight.host()));
+                assert_eq!(product(RightCpu::Strided(transposed(&values, k))).0, stored, "{name}, {m} rows");
+                for (isa, found) in stored {
+                    assert_close(&found, &expected, TOLERANCE, &format!("{name} on {isa}, {m}x{n}x{k}"));
+                }
+            }
+        }
+    }
+}
+
 /// Weights in every storage format, `[n, k]` with rows in another order, and their values.
 fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weight, Vec<f32>)> {
     let values = random.normal(n * k);

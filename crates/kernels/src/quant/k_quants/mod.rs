@@ -5,11 +5,17 @@
 //! two f16: `x = (d sc) q - (dmin m)`. Q6_K (210 bytes): sixteen sub-blocks of 16 with a signed 8-bit scale over
 //! one f16: `x = (d sc) (q - 32)`.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::*;
+
 use super::ask_ahead;
 use super::blocks::decode_blocks;
 use super::float::{f16_to_f32, write_scale};
 #[cfg(target_arch = "x86_64")]
-use super::{AVX512, lookup};
+use super::{
+    q4,
+    registers::{Reader, Registers, four_bits, load_32},
+};
 
 mod affine;
 mod lanes;
@@ -34,15 +40,9 @@ fn scales_and_minima(packed: &[u8]) -> ([f32; 8], [f32; 8]) {
     (scales, minima)
 }
 
-/// For the instruction set `SET` of the caller.
 #[inline(always)]
-pub(super) fn decode_q4<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if SET == AVX512 {
-        // SAFETY: AVX-512 is there.
-        return unsafe { decode_q4_by_lookup(src, dst) };
-    }
-    decode_blocks!(SET, src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
+pub(super) fn decode_q4(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
         let (scales, minima) = scales_and_minima(&block[4..16]);
         // 32 bytes hold two sub-blocks: one in their low halves, one in their high halves.
         for pair in 0..4 {
@@ -58,37 +58,9 @@ pub(super) fn decode_q4<const SET: u8>(src: &[u8], dst: &mut [f32]) {
     });
 }
 
-/// # Safety
-/// The processor has AVX-512.
-#[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn decode_q4_by_lookup(src: &[u8], dst: &mut [f32]) {
-    const SET: u8 = AVX512;
-    // SAFETY: by the caller.
-    let codes = unsafe { lookup::codes() };
-    decode_blocks!(SET, src, dst, |block: Q4_BYTES, [d, d_min] => 2, out: LEN| {
-        // SAFETY: by the caller.
-        let (scales, minima) = unsafe { lookup::scales_and_minima(&block[4..16], d, -d_min) };
-        for pair in 0..4 {
-            let (low, high) = out[pair * 64..][..64].split_at_mut(32);
-            let halves = low.as_chunks_mut().0.iter_mut().zip(high.as_chunks_mut().0);
-            // SAFETY: by the caller.
-            unsafe {
-                let low_table = lookup::affine(codes, scales[2 * pair], minima[2 * pair]);
-                let high_table = lookup::affine(codes, scales[2 * pair + 1], minima[2 * pair + 1]);
-                for (bytes, (low, high)) in block[16 + pair * 32..][..32].as_chunks().0.iter().zip(halves) {
-                    ask_ahead(bytes);
-                    lookup::halves(bytes, [low_table, high_table], low, high);
-                }
-            }
-        }
-    });
-}
-
-/// For the instruction set `SET` of the caller.
-#[inline(always)]
-pub(super) fn decode_q5<const SET: u8>(src: &[u8], dst: &mut [f32]) {
-    decode_blocks!(SET, src, dst, |block: Q5_BYTES, [d, d_min] => 2, out: LEN| {
+pub(super) fn decode_q5(src: &[u8], dst: &mut [f32]) {
+    decode_blocks!(src, dst, |block: Q5_BYTES, [d, d_min] => 2, out: LEN| {
         let (scales, minima) = scales_and_minima(&block[4..16]);
         let fifth = &block[16..48];
         for pair in 0..4 {
@@ -130,6 +102,188 @@ pub(super) fn decode_q6(src: &[u8], dst: &mut [f32]) {
                     out[j + 96] = s3 * value(low[j + 32] >> 4 | (upper[j] >> 6 & 3) << 4);
                 }
             }
+        }
+    }
+}
+
+/// The scales of the eight sub-blocks of a Q4_K or Q5_K block, and, negative, their minima.
+///
+/// # Safety
+/// The processor has AVX2 and F16C, and the first sixteen bytes of the block are there.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn scales_then_minima(block: *const u8, to: &mut [f32; 16]) {
+    const NONE: i32 = -1;
+    /// Four bytes from place `at` on.
+    const fn four(at: i32) -> i32 {
+        at | (at + 1) << 8 | (at + 2) << 16 | (at + 3) << 24
+    }
+    // SAFETY: by the caller; eight values are written to each half.
+    unsafe {
+        let block = _mm_loadu_si128(block.cast());
+        // Two f16, then four bytes of scales, four of minima, four with the low halves of the other scales and minima.
+        let low = _mm_shuffle_epi8(block, _mm_setr_epi32(four(4), four(12), four(8), four(12)));
+        let low = _mm_and_si128(
+            _mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)),
+            _mm_setr_epi32(0x3f3f_3f3f, 0x0f0f_0f0f, 0x3f3f_3f3f, 0x0f0f_0f0f),
+        );
+        let high = _mm_shuffle_epi8(block, _mm_setr_epi32(NONE, four(4), NONE, four(8)));
+        let high = _mm_and_si128(_mm_srli_epi32::<2>(high), _mm_set1_epi8(0x30));
+        let codes = _mm_or_si128(low, high);
+        let [d, d_min, ..] = std::mem::transmute::<__m128, [f32; 4]>(_mm_cvtph_ps(block));
+        let values = |codes: __m128i, d: f32| {
+            _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(codes)), _mm256_set1_ps(d))
+        };
+        _mm256_storeu_ps(to.as_mut_ptr(), values(codes, d));
+        _mm256_storeu_ps(to.as_mut_ptr().add(8), values(_mm_unpackhi_epi64(codes, codes), -d_min));
+    }
+}
+
+/// Scales, and minima behind them, of blocks of `BYTES` bytes with eight sub-blocks.
+///
+/// # Safety
+/// The processor has AVX2 and F16C.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn affine_scales<const BYTES: usize>(blocks: &[u8], to: &mut [f32]) {
+    for (block, to) in blocks.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<16>().0) {
+        // SAFETY: by the caller.
+        unsafe { scales_then_minima(block.as_ptr(), to) };
+    }
+}
+
+/// Q4_K.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q4K;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q4K {
+    const LEN: usize = LEN;
+    const BYTES: usize = Q4_BYTES;
+    const SCALES: usize = 16;
+    /// Two sub-blocks, which lie in the same bytes.
+    const GROUP: usize = 64;
+    type Shared = [R::Affine; 2];
+
+    #[inline(always)]
+    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe { affine_scales::<Q4_BYTES>(blocks, to) };
+    }
+    #[inline(always)]
+    unsafe fn shared(_: *const u8, scales: *const f32, pair: usize) -> [R::Affine; 2] {
+        // SAFETY: by the caller.
+        unsafe {
+            let low = scales.add(2 * pair);
+            let high = low.add(1);
+            // Not `map`, whose closure would not be compiled for the instruction set.
+            [R::affine(R::splat(low), R::splat(low.add(8))), R::affine(R::splat(high), R::splat(high.add(8)))]
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(
+        block: *const u8,
+        _: *const f32,
+        pair: usize,
+        values: [R::Affine; 2],
+        part: usize,
+    ) -> R::V {
+        // SAFETY: by the caller.
+        unsafe {
+            R::of_affine(q4::halves::<R, 32>(block.add(16 + 32 * pair), part), values[part * R::LANES / 32])
+        }
+    }
+}
+
+/// Q5_K.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q5K;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q5K {
+    const LEN: usize = LEN;
+    const BYTES: usize = Q5_BYTES;
+    const SCALES: usize = 16;
+    /// A sub-block.
+    const GROUP: usize = 32;
+    /// The codes.
+    type Shared = __m256i;
+
+    #[inline(always)]
+    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
+        // SAFETY: by the caller.
+        unsafe { affine_scales::<Q5_BYTES>(blocks, to) };
+    }
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, sub: usize) -> __m256i {
+        // SAFETY: by the caller.
+        unsafe {
+            let halves = four_bits(load_32(block.add(48 + sub / 2 * 32)), sub % 2 * 4);
+            let bit = _mm256_set1_epi8(1 << sub);
+            let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(load_32(block.add(16)), bit), bit);
+            _mm256_or_si256(halves, _mm256_and_si256(is_set, _mm256_set1_epi8(16)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(_: *const u8, scales: *const f32, sub: usize, codes: __m256i, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe {
+            let (d, m) = (R::splat(scales.add(sub)), R::splat(scales.add(8 + sub)));
+            R::add(R::mul(R::floats(R::part_of_bytes(codes, part)), d), m)
+        }
+    }
+}
+
+/// Q6_K.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Q6K;
+
+#[cfg(target_arch = "x86_64")]
+impl<R: Registers> Reader<R> for Q6K {
+    const LEN: usize = LEN;
+    const BYTES: usize = Q6_BYTES;
+    const SCALES: usize = 16;
+    /// A quarter of half a block: two sub-blocks.
+    const GROUP: usize = 32;
+    /// Four times the signed codes.
+    type Shared = __m256i;
+
+    #[inline(always)]
+    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
+        for (block, to) in blocks.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<16>().0) {
+            // SAFETY: by the caller; eight codes are read and eight values written at a time.
+            unsafe {
+                let d = _mm_set1_epi16(i16::from_le_bytes([block[208], block[209]]));
+                // Codes are four times what they stand for.
+                let d = _mm256_mul_ps(_mm256_cvtph_ps(d), _mm256_set1_ps(0.25));
+                for (codes, to) in block[192..208].as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
+                    let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.as_ptr().cast()));
+                    _mm256_storeu_ps(to.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(codes), d));
+                }
+            }
+        }
+    }
+    #[inline(always)]
+    unsafe fn shared(block: *const u8, _: *const f32, group: usize) -> __m256i {
+        let (half, quarter) = (group / 4, group % 4);
+        // SAFETY: by the caller.
+        unsafe {
+            // The two upper bits at the top of a byte, of which the highest is flipped to take 32 away, and the low half below them.
+            let count = |by: usize| _mm_cvtsi32_si128(by as i32);
+            let low =
+                _mm256_srl_epi16(load_32(block.add(half * 64 + quarter % 2 * 32)), count(quarter / 2 * 4));
+            let low = _mm256_and_si256(_mm256_slli_epi16::<2>(low), _mm256_set1_epi8(0x3c));
+            let upper = _mm256_sll_epi16(load_32(block.add(128 + half * 32)), count(6 - 2 * quarter));
+            let upper = _mm256_and_si256(upper, _mm256_set1_epi8(-0x40));
+            _mm256_or_si256(low, _mm256_xor_si256(upper, _mm256_set1_epi8(-0x80)))
+        }
+    }
+    #[inline(always)]
+    unsafe fn values(_: *const u8, scales: *const f32, group: usize, codes: __m256i, part: usize) -> R::V {
+        // SAFETY: by the caller.
+        unsafe {
+            let scale = R::splat(scales.add(2 * group + part * R::LANES / 16));
+            R::mul(R::floats(R::part_of_signed_bytes(codes, part)), scale)
         }
     }
 }

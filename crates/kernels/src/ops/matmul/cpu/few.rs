@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use super::left::{ROW_PADDING, STRIP_STRIDE, copy_strip};
 use super::operand::{F32, Single, Stored};
-use super::simd::{Cache, Simd, prefetch};
+use super::simd::Simd;
 use super::strips::Tile;
 use super::{Block, MAX_K_BLOCK, ROWS_VALUES, RightCpu, Scratch, sum_step};
 use crate::weight::ComputeDtype;
@@ -33,8 +33,8 @@ pub(super) trait RowBlocks<S: Simd> {
     type Shared: Copy;
     /// Values of a block: some whole registers.
     const VALUES: usize;
-    /// Bytes of a block, if the rows that come next are to be prefetched; else 0.
-    const BYTES: usize = 0;
+    /// Whether it takes work to read values, so that they are better read for more left rows at once.
+    const IS_DECODED: bool = false;
 
     /// What the values share of the block that begins at value `at`.
     ///
@@ -185,32 +185,41 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
     k: usize,
 ) {
     // As many sums as there are registers for.
-    let most = if S::ROWS >= 12 { TILE_LEFT } else { TILE_LEFT / 2 };
+    let many_registers = S::ROWS >= 12;
+    let most = match (many_registers, T::IS_DECODED) {
+        (true, true) => 2 * TILE_LEFT,
+        (true, false) => TILE_LEFT,
+        (false, _) => TILE_LEFT / 2,
+    };
     let each = left.len().div_ceil(left.len().div_ceil(most));
     for (group, left) in left.chunks(each).enumerate() {
         let row = first + group * each;
+        macro_rules! tiles {
+            ($($left:ident)*; $right:expr) => {
+                for (part, right) in right.as_chunks::<{ $right }>().0.iter().enumerate() {
+                    let n = n.start + part * $right..n.end;
+                    if n.is_empty() {
+                        break;
+                    }
+                    add_tile::<S, _, _>(to, row, n, &tile::<S, T, _, _>(&[$($left),*], right, k));
+                }
+            };
+        }
         // SAFETY: by the caller.
         unsafe {
-            if let [left] = left {
-                let [sums] = tile::<S, T, 1, RIGHT_ROWS>(&[*left], right, k);
-                let (low, high) = sums.split_at(TILE_RIGHT);
-                add_sums::<S>(to, row, n.clone(), [low[0], low[1], low[2], low[3]]);
-                add_sums::<S>(to, row, n.start + TILE_RIGHT..n.end, [high[0], high[1], high[2], high[3]]);
-                continue;
-            }
-            for (half, right) in right.as_chunks::<TILE_RIGHT>().0.iter().enumerate() {
-                let n = n.start + half * TILE_RIGHT..n.end;
-                if n.is_empty() {
-                    break;
+            match *left {
+                [a] if !T::IS_DECODED || many_registers && size_of::<T::Shared>() <= size_of::<S::V>() => {
+                    tiles!(a; RIGHT_ROWS)
                 }
-                match *left {
-                    [a, b] => add_tile::<S, 2>(to, row, n, &tile::<S, T, 2, _>(&[a, b], right, k)),
-                    [a, b, c] => add_tile::<S, 3>(to, row, n, &tile::<S, T, 3, _>(&[a, b, c], right, k)),
-                    [a, b, c, d] => {
-                        add_tile::<S, 4>(to, row, n, &tile::<S, T, 4, _>(&[a, b, c, d], right, k))
-                    }
-                    _ => unreachable!("a tile has 1 to {TILE_LEFT} left rows"),
-                }
+                [a] => tiles!(a; TILE_RIGHT),
+                [a, b] => tiles!(a b; TILE_RIGHT),
+                [a, b, c] => tiles!(a b c; TILE_RIGHT),
+                [a, b, c, d] => tiles!(a b c d; TILE_RIGHT),
+                [a, b, c, d, e] => tiles!(a b c d e; TILE_RIGHT / 2),
+                [a, b, c, d, e, f] => tiles!(a b c d e f; TILE_RIGHT / 2),
+                [a, b, c, d, e, f, g] => tiles!(a b c d e f g; TILE_RIGHT / 2),
+                [a, b, c, d, e, f, g, h] => tiles!(a b c d e f g h; TILE_RIGHT / 2),
+                _ => unreachable!("a tile has 1 to {} left rows", 2 * TILE_LEFT),
             }
         }
     }
@@ -230,67 +239,56 @@ unsafe fn tile<S: Simd, T: RowBlocks<S>, const L: usize, const R: usize>(
     unsafe {
         let mut sums = [[S::zero(); R]; L];
         debug_assert!(k.is_multiple_of(T::VALUES));
-        // The rows that come next lie behind these, as far apart.
-        let ahead = right[1].addr().wrapping_sub(right[0].addr()).wrapping_mul(RIGHT_ROWS);
         for at in (0..k).step_by(T::VALUES) {
-            if T::BYTES > 0 {
-                right.iter().for_each(|row| ask_ahead::<S, T>(*row, at, ahead));
-            }
             let shared = right.map(|row| T::shared(row, at));
-            for part in 0..T::VALUES / S::LANES {
-                let values: [S::V; R] = std::array::from_fn(|i| T::values(right[i], at, shared[i], part));
-                for (sums, row) in sums.iter_mut().zip(left) {
-                    let x = S::load(row.add(at + part * S::LANES));
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum = S::fma(value, x, *sum);
+            // Not a loop, which the compiler might leave as one, with `shared` in memory.
+            macro_rules! parts {
+                ($($part:literal)*) => {$(
+                    if $part * S::LANES < T::VALUES {
+                        let values: [S::V; R] =
+                            std::array::from_fn(|i| T::values(right[i], at, shared[i], $part));
+                        for (sums, row) in sums.iter_mut().zip(left) {
+                            let x = S::load(row.add(at + $part * S::LANES));
+                            for (sum, value) in sums.iter_mut().zip(values) {
+                                *sum = S::fma(value, x, *sum);
+                            }
+                        }
                     }
-                }
+                )*};
             }
+            const { assert!(T::VALUES <= 8 * S::LANES) };
+            parts!(0 1 2 3 4 5 6 7);
         }
         sums
     }
 }
 
-/// Asks for the block that lies `ahead` bytes behind the one that begins at value `at`.
-#[inline(always)]
-fn ask_ahead<S: Simd, T: RowBlocks<S>>(row: *const T::Bits, at: usize, ahead: usize) {
-    const LINE_BYTES: usize = 64;
-    let block = row.cast::<u8>().wrapping_add(at / T::VALUES * T::BYTES).wrapping_add(ahead);
-    for line in 0..T::BYTES.div_ceil(LINE_BYTES) {
-        prefetch(block.wrapping_add(line * LINE_BYTES), Cache::First);
-    }
-}
-
-/// [`add_sums`] of every left row.
+/// Adds the lanes of sums and writes the first of `n` outputs of each row from `row` on, or adds to them.
 ///
 /// # Safety
 /// As [`dot_all`].
 #[inline(always)]
-unsafe fn add_tile<S: Simd, const L: usize>(
+unsafe fn add_tile<S: Simd, const L: usize, const R: usize>(
     to: &Out,
     row: usize,
     n: Range<usize>,
-    sums: &[[S::V; TILE_RIGHT]; L],
+    sums: &[[S::V; R]; L],
 ) {
+    const FOUR: usize = 4;
     for (i, sums) in sums.iter().enumerate() {
-        // SAFETY: by the caller.
-        unsafe { add_sums::<S>(to, row + i, n.clone(), *sums) };
-    }
-}
-
-/// Adds the lanes of sums and writes the first of `n` outputs of `row`, or adds to them.
-///
-/// # Safety
-/// As [`dot_all`].
-#[inline(always)]
-unsafe fn add_sums<S: Simd>(to: &Out, row: usize, n: Range<usize>, sums: [S::V; TILE_RIGHT]) {
-    // SAFETY: the processor has the set, by the caller.
-    let sums = unsafe { S::sums(sums) };
-    for (col, sum) in n.zip(sums) {
-        // SAFETY: inside the output, which no other thread touches, by the caller.
-        unsafe {
-            let out = to.at.add(row * to.stride + col);
-            *out = if to.accumulate { *out + sum } else { sum };
+        for (part, registers) in sums.chunks(FOUR).enumerate() {
+            // SAFETY: the processor has the set, by the caller.
+            let sums = unsafe {
+                let register = |i: usize| registers.get(i).copied().unwrap_or_else(|| S::zero());
+                S::sums([register(0), register(1), register(2), register(3)])
+            };
+            for (col, sum) in (n.start + part * FOUR..n.end).zip(sums).take(registers.len()) {
+                // SAFETY: inside the output, which no other thread touches, by the caller.
+                unsafe {
+                    let out = to.at.add((row + i) * to.stride + col);
+                    *out = if to.accumulate { *out + sum } else { sum };
+                }
+            }
         }
     }
 }

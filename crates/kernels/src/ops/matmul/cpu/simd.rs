@@ -292,15 +292,28 @@ pub(super) mod x86 {
     use super::{Args, Columns, Out, Pairs, Range, RightCpu, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
-    /// AVX2 with FMA: 16 registers of 8 values.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx2;
+    pub(in super::super) use crate::quant::registers::{Avx2, Avx512};
 
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
         const ROWS: usize = 6;
 
+        #[inline(always)]
+        unsafe fn dot_stored(
+            to: &Out,
+            first: usize,
+            left: &[*const f32],
+            right: RightCpu<'_>,
+            cols: Range<usize>,
+            k: &Range<usize>,
+            scratch: &mut [f32],
+        ) -> bool {
+            let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
+            // SAFETY: what the caller grants is what is asked.
+            unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
+            true
+        }
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m256 {
             // SAFETY: AVX is there, and `from` has eight values, by the caller.
@@ -422,10 +435,6 @@ pub(super) mod x86 {
         tile_of_bytes_table!(Avx2, avx_vnni);
     }
 
-    /// AVX-512: 32 registers of 16 values.
-    #[derive(Clone, Copy)]
-    pub(in super::super) struct Avx512;
-
     impl Simd for Avx512 {
         type V = __m512;
         const LANES: usize = 16;
@@ -443,7 +452,7 @@ pub(super) mod x86 {
         ) -> bool {
             let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
             // SAFETY: what the caller grants is what is asked.
-            unsafe { rows.dot(to, first, left, cols, k, scratch) };
+            unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
             true
         }
 

@@ -1,81 +1,84 @@
 //! Rows of the right operand that are read as they are stored, block by block, and decoded in registers. To write decoded
-//! values and read them again would take longer than memory takes to give the stored ones. Every
-//! [`super::few::TILE_LEFT`] left rows decode them anew, so that this is for few left rows.
+//! values and read them again would take longer than memory takes to give the stored ones. Every tile of left rows decodes them
+//! anew, so that this is for few left rows. Scales are decoded before, of a few rows at once.
 //!
 //! Values take the roundings of their decoders, and sums their order ([`super::few`]), so the bits are those of decoded rows.
 
-use std::arch::x86_64::*;
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::RightCpu;
 use super::few::{Out, RIGHT_ROWS, RowBlocks, TILE_LEFT, dot_all};
-use super::simd::x86::Avx512;
 use super::simd::{Cache, Simd, prefetch};
 use crate::quant::Format;
 use crate::quant::four_bit::FourBit;
-use crate::quant::lookup;
-use crate::weight::HostWeight;
+use crate::quant::int8::Int8;
+use crate::quant::registers::{Reader, Registers, formats};
+use crate::weight::{StoredAs, StoredRowsOf};
 
 /// With more left rows, decoded values are written after all.
 const MOST_LEFT_ROWS: usize = 2 * TILE_LEFT;
 
-/// A right operand whose columns are rows of blocks.
-#[derive(Clone, Copy)]
-pub(super) enum StoredRows<'a> {
-    Blocks(HostWeight<'a>, Format),
-    FourBit(HostWeight<'a>, &'a FourBit),
+/// Values of blocks that are read together, at least.
+const VALUES_TOGETHER: usize = 32;
+/// Codes that lie apart from their scales and are read together.
+const CODES_TOGETHER: usize = 64;
+
+/// A block of the sum of a right operand whose columns are stored rows.
+pub(super) struct StoredRows<'a> {
+    rows: StoredRowsOf<'a>,
+    k: Range<usize>,
 }
 
 impl<'a> StoredRows<'a> {
     /// None where there are too many left rows, columns are not stored in a format that is decoded here, or `k` cuts a block.
     pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
-        let (rows, block) = match (weight.format_of_all_rows(), weight.four_bit()) {
-            // Values that are read together are 32.
-            (Some(format @ (Format::BF16 | Format::Q4_0 | Format::Q4_1 | Format::Q8_0)), _) => {
-                (StoredRows::Blocks(weight, format), 32)
-            }
-            (_, Some(data))
-                if data.block_len >= FOUR_BIT_VALUES && weight.cols().is_multiple_of(data.block_len) =>
-            {
-                (StoredRows::FourBit(weight, data), data.block_len)
-            }
-            _ => return None,
+        let rows = weight.frozen()?.stored_rows_of(k)?;
+        let together = match rows.storage {
+            StoredAs::Blocks(Format::F32) => return None,
+            StoredAs::Blocks(_) => VALUES_TOGETHER,
+            // Codes that are read together have one scale.
+            StoredAs::FourBit(data) if data.block_len < CODES_TOGETHER => return None,
+            StoredAs::FourBit(data) => data.block_len,
+            StoredAs::Int8(_) => CODES_TOGETHER,
         };
-        let cuts = |at: usize| !at.is_multiple_of(block);
-        (left_rows <= MOST_LEFT_ROWS && !cuts(k.start) && !cuts(k.end)).then_some(rows)
+        let cut = [rows.width, k.start, k.end].iter().any(|at| !at.is_multiple_of(together));
+        (left_rows <= MOST_LEFT_ROWS && !cut).then(|| StoredRows { rows, k: k.clone() })
     }
 
     /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on. `scales` is working memory.
     ///
     /// # Safety
-    /// The processor has AVX-512, the output has the rows and columns, no other thread touches them, every left row has as
-    /// many values as `k`, and [`StoredRows::of`] was given the same `k`.
+    /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every left row has as many
+    /// values as the block of the sum.
     #[inline(always)]
-    pub(super) unsafe fn dot(
+    pub(super) unsafe fn dot<S: Simd + Registers<V = <S as Simd>::V>>(
         &self,
         to: &Out,
         first: usize,
         left: &[*const f32],
         cols: Range<usize>,
-        k: &Range<usize>,
         scales: &mut [f32],
     ) {
+        let StoredRows { rows, k } = self;
         for start in cols.clone().step_by(RIGHT_ROWS) {
             let n = start..(start + RIGHT_ROWS).min(cols.end);
             // SAFETY: by the caller; every right row has whole blocks of `k` values, see `StoredRows::of`.
             unsafe {
-                match *self {
-                    StoredRows::Blocks(weight, format) => {
-                        let right = std::array::from_fn(|i| {
-                            weight.stored_bytes_of(row_at(&n, i), k.clone()).as_ptr()
-                        });
-                        dot_blocks(to, first, left, &right, format, n, k.len());
+                match rows.storage {
+                    StoredAs::Blocks(format) => {
+                        dot_blocks::<S>(to, first, left, (rows, format), n, k.len(), scales);
                     }
-                    StoredRows::FourBit(weight, data) => {
-                        let rows = four_bit_rows(weight, data, &n, k, scales);
-                        let right = std::array::from_fn(|i| &raw const rows[i]);
-                        dot_all::<Avx512, FourBitRow>(to, first, left, &right, n, k.len());
+                    StoredAs::FourBit(data) => {
+                        let codes = four_bit_rows((rows, data), &n, k, scales);
+                        let right = std::array::from_fn(|i| &raw const codes[i]);
+                        dot_all::<S, FourBitCodes>(to, first, left, &right, n, k.len());
+                    }
+                    StoredAs::Int8(data) => {
+                        let codes = int8_rows((rows, data), &n);
+                        let right = std::array::from_fn(|i| &raw const codes[i]);
+                        dot_all::<S, SignedBytes>(to, first, left, &right, n, k.len());
                     }
                 }
             }
@@ -93,38 +96,125 @@ fn row_at(n: &Range<usize>, i: usize) -> usize {
 /// # Safety
 /// As there.
 #[inline(always)]
-unsafe fn dot_blocks(
+unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
     to: &Out,
     first: usize,
     left: &[*const f32],
-    right: &[*const u8; RIGHT_ROWS],
-    format: Format,
+    (rows, format): (&StoredRowsOf<'_>, Format),
     n: Range<usize>,
     k: usize,
+    scales: &mut [f32],
 ) {
+    macro_rules! dot {
+        ($reader:ty) => {{
+            let rows = rows_of_blocks::<S, $reader>(rows, &n, k, scales);
+            let right = std::array::from_fn(|i| &raw const rows[i]);
+            dot_all::<S, Blocks<$reader>>(to, first, left, &right, n, k);
+        }};
+    }
     // SAFETY: by the caller.
     unsafe {
         match format {
-            Format::BF16 => dot_all::<Avx512, Bf16Values>(to, first, left, right, n, k),
-            Format::Q4_0 => dot_all::<Avx512, Q4_0>(to, first, left, right, n, k),
-            Format::Q4_1 => dot_all::<Avx512, Q4_1>(to, first, left, right, n, k),
-            Format::Q8_0 => dot_all::<Avx512, Q8_0>(to, first, left, right, n, k),
-            _ => unreachable!("{format} is not read here"),
+            Format::F32 => unreachable!("values of f32 need no decoding"),
+            Format::F16 => dot!(formats::F16),
+            Format::BF16 => dot!(formats::BF16),
+            Format::Q4_0 => dot!(formats::Q4_0),
+            Format::Q4_1 => dot!(formats::Q4_1),
+            Format::Q5_0 => dot!(formats::Q5_0),
+            Format::Q5_1 => dot!(formats::Q5_1),
+            Format::Q8_0 => dot!(formats::Q8_0),
+            Format::Q4K => dot!(formats::Q4K),
+            Format::Q5K => dot!(formats::Q5K),
+            Format::Q6K => dot!(formats::Q6K),
         }
     }
 }
 
-/// Values of bitsandbytes' codes that are read together.
-const FOUR_BIT_VALUES: usize = 64;
-
-/// A row of bitsandbytes' codes, and its scales, over a block of the sum.
+/// A row of blocks over a block of the sum.
 #[derive(Clone, Copy)]
-struct FourBitRow {
+struct Row {
+    blocks: *const u8,
+    /// Scales of the blocks.
+    scales: *const f32,
+    /// From the blocks to those of the row that is stored [`RIGHT_ROWS`] later.
+    ahead: usize,
+}
+
+/// Rows `n` over `k` values, with their scales decoded to `scales`.
+///
+/// # Safety
+/// The processor has the instruction set.
+#[inline(always)]
+unsafe fn rows_of_blocks<R: Registers, F: Reader<R>>(
+    stored: &StoredRowsOf<'_>,
+    n: &Range<usize>,
+    k: usize,
+    scales: &mut [f32],
+) -> [Row; RIGHT_ROWS] {
+    let of_a_row = k / F::LEN * F::SCALES;
+    let ahead = RIGHT_ROWS * stored.row_bytes;
+    let mut rows = [Row { blocks: std::ptr::null(), scales: std::ptr::null(), ahead }; RIGHT_ROWS];
+    // A loop, since closures are not compiled for the instruction set.
+    for (i, row) in rows.iter_mut().enumerate() {
+        let blocks = stored.row(row_at(n, i));
+        let to = &mut scales[i * of_a_row..][..of_a_row];
+        // SAFETY: by the caller; blocks are whole.
+        unsafe { F::scales(blocks, to) };
+        (row.blocks, row.scales) = (blocks.as_ptr(), to.as_ptr());
+    }
+    rows
+}
+
+/// Blocks that `F` reads.
+struct Blocks<F>(PhantomData<F>);
+
+impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blocks<F> {
+    type Bits = Row;
+    type Shared = F::Shared;
+    const VALUES: usize = F::GROUP;
+    const IS_DECODED: bool = size_of::<F::Shared>() > 0;
+
+    #[inline(always)]
+    unsafe fn shared(row: *const Row, at: usize) -> F::Shared {
+        let (block, group) = (at / F::LEN, at % F::LEN / F::GROUP);
+        // SAFETY: by the caller.
+        unsafe {
+            let row = &*row;
+            let bytes = F::BYTES * F::GROUP / F::LEN;
+            ask_ahead(row.blocks, at / F::GROUP * bytes + row.ahead, bytes);
+            F::shared(row.blocks.add(block * F::BYTES), row.scales.add(block * F::SCALES), group)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn values(row: *const Row, at: usize, shared: F::Shared, part: usize) -> <S as Simd>::V {
+        let (block, group) = (at / F::LEN, at % F::LEN / F::GROUP);
+        // SAFETY: by the caller.
+        unsafe {
+            let row = &*row;
+            let (blocks, scales) = (row.blocks.add(block * F::BYTES), row.scales.add(block * F::SCALES));
+            F::values(blocks, scales, group, shared, part)
+        }
+    }
+}
+
+/// Asks for `bytes` bytes that lie `at` bytes behind `from`.
+#[inline(always)]
+fn ask_ahead(from: *const u8, at: usize, bytes: usize) {
+    const LINE_BYTES: usize = 64;
+    for line in 0..bytes.div_ceil(LINE_BYTES) {
+        prefetch(from.wrapping_add(at + line * LINE_BYTES), Cache::First);
+    }
+}
+
+/// A row of codes, and its scales, over a block of the sum.
+#[derive(Clone, Copy)]
+struct CodesRow {
     codes: *const u8,
     scales: *const f32,
     /// Values of a scale, as a power of two.
     block_bits: u32,
-    /// The values of the sixteen codes.
+    /// The values of the sixteen codes, if codes have four bits.
     table: *const f32,
     /// From the codes to those of the row that is stored [`RIGHT_ROWS`] later.
     ahead: usize,
@@ -133,164 +223,103 @@ struct FourBitRow {
 /// Rows `n` over `k`, with their scales decoded to `scales`.
 #[inline(always)]
 fn four_bit_rows(
-    weight: HostWeight<'_>,
-    data: &FourBit,
+    (stored, data): (&StoredRowsOf<'_>, &FourBit),
     n: &Range<usize>,
     k: &Range<usize>,
     scales: &mut [f32],
-) -> [FourBitRow; RIGHT_ROWS] {
+) -> [CodesRow; RIGHT_ROWS] {
     let (scale, blocks) = (data.scales(), k.len() / data.block_len);
-    std::array::from_fn(|i| {
+    let mut rows = [CodesRow {
+        codes: std::ptr::null(),
+        scales: std::ptr::null(),
+        block_bits: data.block_len.trailing_zeros(),
+        table: data.code.table().as_ptr(),
+        ahead: RIGHT_ROWS * stored.row_bytes,
+    }; RIGHT_ROWS];
+    for (i, (to, scales)) in rows.iter_mut().zip(scales.chunks_exact_mut(blocks)).enumerate() {
         let row = row_at(n, i);
-        let to = &mut scales[i * blocks..][..blocks];
-        let first = (weight.stored_row(row) * weight.cols() + k.start) / data.block_len;
-        to.iter_mut().enumerate().for_each(|(block, to)| *to = scale(first + block));
-        FourBitRow {
-            codes: weight.stored_bytes_of(row, k.clone()).as_ptr(),
-            scales: to.as_ptr(),
-            block_bits: data.block_len.trailing_zeros(),
-            table: data.code.table().as_ptr(),
-            ahead: RIGHT_ROWS * weight.cols() / 2,
-        }
-    })
+        let first = (stored.place(row) * stored.width + k.start) / data.block_len;
+        scales.iter_mut().enumerate().for_each(|(block, to)| *to = scale(first + block));
+        (to.codes, to.scales) = (stored.row(row).as_ptr(), scales.as_ptr());
+    }
+    rows
 }
 
-impl RowBlocks<Avx512> for FourBitRow {
-    type Bits = FourBitRow;
+/// Rows `n`.
+#[inline(always)]
+fn int8_rows((stored, data): (&StoredRowsOf<'_>, &Int8), n: &Range<usize>) -> [CodesRow; RIGHT_ROWS] {
+    let absmax = data.absmax.as_slice();
+    let mut rows = [CodesRow {
+        codes: std::ptr::null(),
+        scales: std::ptr::null(),
+        block_bits: usize::BITS - 1,
+        table: std::ptr::null(),
+        ahead: RIGHT_ROWS * stored.row_bytes,
+    }; RIGHT_ROWS];
+    for (i, to) in rows.iter_mut().enumerate() {
+        let row = row_at(n, i);
+        to.codes = stored.row(row).as_ptr();
+        to.scales = absmax[4 * stored.place(row)..][..4].as_ptr().cast();
+    }
+    rows
+}
+
+/// bitsandbytes' codes of four bits.
+struct FourBitCodes;
+
+impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for FourBitCodes {
+    type Bits = CodesRow;
     /// The values of all codes.
-    type Shared = __m512;
-    const VALUES: usize = FOUR_BIT_VALUES;
+    type Shared = S::Table;
+    const VALUES: usize = CODES_TOGETHER;
+    const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(row: *const FourBitRow, at: usize) -> __m512 {
+    unsafe fn shared(row: *const CodesRow, at: usize) -> S::Table {
         // SAFETY: by the caller.
         unsafe {
             let row = &*row;
-            prefetch(row.codes.wrapping_add(at / 2 + row.ahead), Cache::First);
-            let scale = _mm512_set1_ps(*row.scales.add(at >> row.block_bits));
-            _mm512_mul_ps(_mm512_loadu_ps(row.table), scale)
+            ask_ahead(row.codes, at / 2 + row.ahead, CODES_TOGETHER / 2);
+            S::table(row.table, <S as Registers>::splat(row.scales.add(at >> row.block_bits)))
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const FourBitRow, at: usize, table: __m512, part: usize) -> __m512 {
-        // SAFETY: by the caller; sixteen codes are in eight bytes.
-        unsafe { _mm512_permutexvar_ps(lookup::codes_of_pairs((*row).codes.add(at / 2 + 8 * part)), table) }
+    unsafe fn values(row: *const CodesRow, at: usize, table: S::Table, part: usize) -> <S as Simd>::V {
+        // SAFETY: by the caller; two codes are in a byte.
+        unsafe {
+            let codes = (*row).codes.add((at + part * <S as Registers>::LANES) / 2);
+            S::of_table(S::codes_of_pairs(codes), table)
+        }
     }
 }
 
-/// The two f16 of four bytes, each in all lanes.
-///
-/// # Safety
-/// The processor has AVX-512, and four bytes are there.
-#[inline(always)]
-unsafe fn two_f16_in_all(at: *const u8) -> [__m512; 2] {
-    // SAFETY: by the caller.
-    unsafe {
-        let both = _mm512_cvtph_ps(_mm256_set1_epi32(at.cast::<i32>().read_unaligned()));
-        [_mm512_moveldup_ps(both), _mm512_movehdup_ps(both)]
-    }
-}
+/// bitsandbytes' signed bytes.
+struct SignedBytes;
 
-/// bfloat16.
-struct Bf16Values;
-/// Blocks of 18 bytes, which share the values of all codes: see `crate::quant::q4`.
-struct Q4_0;
-/// Blocks of 20 bytes, as those.
-struct Q4_1;
-/// Blocks of 34 bytes, which share a scale: see `crate::quant::q8_0`.
-struct Q8_0;
-
-/// What blocks of 32 values have in common.
-macro_rules! block_of_32 {
-    ($bytes:literal) => {
-        type Bits = u8;
-        type Shared = __m512;
-        const VALUES: usize = 32;
-        const BYTES: usize = $bytes;
-    };
-}
-
-/// The block that begins at value `at` of a row.
-///
-/// # Safety
-/// The row has the block.
-#[inline(always)]
-unsafe fn block<T: RowBlocks<Avx512, Bits = u8>>(row: *const u8, at: usize) -> *const u8 {
-    // SAFETY: by the caller.
-    unsafe { row.add(at / T::VALUES * T::BYTES) }
-}
-
-impl RowBlocks<Avx512> for Bf16Values {
-    type Bits = u8;
-    type Shared = ();
-    const VALUES: usize = 32;
-    const BYTES: usize = 64;
+impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for SignedBytes {
+    type Bits = CodesRow;
+    /// The largest magnitude of the row.
+    type Shared = <S as Simd>::V;
+    const VALUES: usize = CODES_TOGETHER;
+    const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(_: *const u8, _: usize) {}
-
-    #[inline(always)]
-    unsafe fn values(row: *const u8, at: usize, (): (), part: usize) -> __m512 {
-        // SAFETY: by the caller.
-        unsafe { Avx512::load_bf16(block::<Self>(row, at).add(32 * part).cast()) }
-    }
-}
-
-impl RowBlocks<Avx512> for Q4_0 {
-    block_of_32!(18);
-
-    #[inline(always)]
-    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
+    unsafe fn shared(row: *const CodesRow, at: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
-            let codes = _mm512_sub_ps(lookup::codes(), _mm512_set1_ps(8.0));
-            _mm512_mul_ps(codes, two_f16_in_all(block::<Self>(row, at))[0])
+            let row = &*row;
+            ask_ahead(row.codes, at + row.ahead, CODES_TOGETHER);
+            <S as Registers>::splat(row.scales)
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
-        // SAFETY: by the caller.
-        unsafe { lookup::half(block::<Self>(row, at).add(2), part, table) }
-    }
-}
-
-impl RowBlocks<Avx512> for Q4_1 {
-    block_of_32!(20);
-
-    #[inline(always)]
-    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
+    unsafe fn values(row: *const CodesRow, at: usize, absmax: <S as Simd>::V, part: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
-            let [d, m] = two_f16_in_all(block::<Self>(row, at));
-            _mm512_add_ps(_mm512_mul_ps(lookup::codes(), d), m)
-        }
-    }
-
-    #[inline(always)]
-    unsafe fn values(row: *const u8, at: usize, table: __m512, part: usize) -> __m512 {
-        // SAFETY: by the caller.
-        unsafe { lookup::half(block::<Self>(row, at).add(4), part, table) }
-    }
-}
-
-impl RowBlocks<Avx512> for Q8_0 {
-    block_of_32!(34);
-
-    #[inline(always)]
-    unsafe fn shared(row: *const u8, at: usize) -> __m512 {
-        // SAFETY: by the caller.
-        unsafe { two_f16_in_all(block::<Self>(row, at))[0] }
-    }
-
-    #[inline(always)]
-    unsafe fn values(row: *const u8, at: usize, scale: __m512, part: usize) -> __m512 {
-        // SAFETY: by the caller.
-        unsafe {
-            let codes = block::<Self>(row, at).add(2 + 16 * part);
-            let codes = _mm512_cvtepi8_epi32(_mm_loadu_si128(codes.cast()));
-            _mm512_mul_ps(_mm512_cvtepi32_ps(codes), scale)
+            let codes = (*row).codes.add(at + part * <S as Registers>::LANES);
+            S::mul(S::mul(S::floats(S::signed_bytes(codes)), absmax), <S as Registers>::splat(&Int8::STEP))
         }
     }
 }
