@@ -1,6 +1,6 @@
 //! Rows of the right operand that are read as they are stored, block by block, and decoded in registers. To write decoded
 //! values and read them again would take longer than memory takes to give the stored ones. Every tile of left rows decodes them
-//! anew, so that this is for few left rows. Scales are decoded before, of a few rows at once.
+//! anew, so that this is for few left rows.
 //!
 //! Values take the roundings of their decoders, and sums their order ([`super::few`]), so the bits are those of decoded rows.
 
@@ -107,7 +107,7 @@ unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
 ) {
     macro_rules! dot {
         ($reader:ty) => {{
-            let rows = rows_of_blocks::<S, $reader>(rows, &n, k, scales);
+            let rows = rows_of_blocks::<S, $reader>(rows, &n, scales);
             let right = std::array::from_fn(|i| &raw const rows[i]);
             dot_all::<S, Blocks<$reader>>(to, first, left, &right, n, k);
         }};
@@ -134,33 +134,24 @@ unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
 #[derive(Clone, Copy)]
 struct Row {
     blocks: *const u8,
-    /// Scales of the blocks.
-    scales: *const f32,
+    /// Room for the scales of the block that is being read.
+    scales: *mut f32,
     /// From the blocks to those of the row that is stored [`RIGHT_ROWS`] later.
     ahead: usize,
 }
 
-/// Rows `n` over `k` values, with their scales decoded to `scales`.
-///
-/// # Safety
-/// The processor has the instruction set.
+/// Rows `n`; `scales` is working memory of theirs.
 #[inline(always)]
-unsafe fn rows_of_blocks<R: Registers, F: Reader<R>>(
+fn rows_of_blocks<R: Registers, F: Reader<R>>(
     stored: &StoredRowsOf<'_>,
     n: &Range<usize>,
-    k: usize,
     scales: &mut [f32],
 ) -> [Row; RIGHT_ROWS] {
-    let of_a_row = k / F::LEN * F::SCALES;
     let ahead = RIGHT_ROWS * stored.row_bytes;
-    let mut rows = [Row { blocks: std::ptr::null(), scales: std::ptr::null(), ahead }; RIGHT_ROWS];
-    // A loop, since closures are not compiled for the instruction set.
+    let mut rows = [Row { blocks: std::ptr::null(), scales: std::ptr::null_mut(), ahead }; RIGHT_ROWS];
     for (i, row) in rows.iter_mut().enumerate() {
-        let blocks = stored.row(row_at(n, i));
-        let to = &mut scales[i * of_a_row..][..of_a_row];
-        // SAFETY: by the caller; blocks are whole.
-        unsafe { F::scales(blocks, to) };
-        (row.blocks, row.scales) = (blocks.as_ptr(), to.as_ptr());
+        row.blocks = stored.row(row_at(n, i)).as_ptr();
+        row.scales = scales[i * F::SCALES..][..F::SCALES].as_mut_ptr();
     }
     rows
 }
@@ -182,7 +173,12 @@ impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blo
             let row = &*row;
             let bytes = F::BYTES * F::GROUP / F::LEN;
             ask_ahead(row.blocks, at / F::GROUP * bytes + row.ahead, bytes);
-            F::shared(row.blocks.add(block * F::BYTES), row.scales.add(block * F::SCALES), group)
+            let blocks = row.blocks.add(block * F::BYTES);
+            if F::SCALES > 0 && group == 0 {
+                let scales = std::slice::from_raw_parts_mut(row.scales, F::SCALES);
+                F::scales(std::slice::from_raw_parts(blocks, F::BYTES), scales);
+            }
+            F::shared(blocks, row.scales, group)
         }
     }
 
@@ -192,8 +188,7 @@ impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blo
         // SAFETY: by the caller.
         unsafe {
             let row = &*row;
-            let (blocks, scales) = (row.blocks.add(block * F::BYTES), row.scales.add(block * F::SCALES));
-            F::values(blocks, scales, group, shared, part)
+            F::values(row.blocks.add(block * F::BYTES), row.scales, group, shared, part)
         }
     }
 }
