@@ -21,7 +21,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let threads = arguments.next().and_then(|t| t.parse().ok()).unwrap_or(0);
     let only = arguments.next();
-    let rows = arguments.next().and_then(|rows| rows.parse().ok());
+    let rows = arguments.next().map(|rows| rows.parse().expect("a number of rows"));
     let rows = rows.map_or_else(|| vec![1, 2, 4, 8, 16, 17], |rows: usize| vec![rows]);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("thread pool");
     pool.install(|| {

@@ -2,12 +2,9 @@
 
 #[cfg(target_arch = "x86_64")]
 use super::AVX2;
-use super::ask_ahead;
 #[cfg(target_arch = "x86_64")]
 use super::registers::{Reader, Registers};
-
-/// Bytes that come from memory together.
-const LINE_BYTES: usize = 64;
+use super::{LINE_BYTES, ask_ahead};
 
 /// `src` is 4 bytes a value.
 #[inline(always)]
@@ -154,12 +151,12 @@ pub(crate) fn f16_to_f32(bytes: [u8; 2]) -> f32 {
     f32::from_bits(scaled.to_bits() | infinite | (bits & 0x8000) << 16)
 }
 
-/// Values of 16 bits: IEEE binary16, or bfloat16.
+/// Values of 16 bits: IEEE binary16, or bfloat16. A block of them is what lies in a line of memory.
 #[cfg(target_arch = "x86_64")]
-pub(crate) struct Halves<const BRAIN: bool>;
+pub(crate) struct Float16<const BFLOAT: bool>;
 
 #[cfg(target_arch = "x86_64")]
-impl<R: Registers, const BRAIN: bool> Reader<R> for Halves<BRAIN> {
+impl<R: Registers, const BFLOAT: bool> Reader<R> for Float16<BFLOAT> {
     const LEN: usize = LINE_BYTES / 2;
     const BYTES: usize = LINE_BYTES;
     type Shared = ();
@@ -171,7 +168,7 @@ impl<R: Registers, const BRAIN: bool> Reader<R> for Halves<BRAIN> {
         // SAFETY: by the caller.
         unsafe {
             let from = block.add(2 * part * R::LANES);
-            if BRAIN { R::bf16(from) } else { R::f16(from) }
+            if BFLOAT { R::bf16(from) } else { R::f16(from) }
         }
     }
 }

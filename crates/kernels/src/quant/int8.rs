@@ -49,10 +49,14 @@ impl Int8 {
 
     /// Decodes columns `cols` of row `row`; `width` is the length of a row.
     pub fn decode(&self, width: usize, row: usize, cols: Range<usize>, out: &mut [f32]) {
-        let absmax =
-            f32::from_le_bytes(self.absmax.as_slice()[4 * row..4 * row + 4].try_into().expect("four bytes"));
         let codes = &self.codes.as_slice()[row * width + cols.start..row * width + cols.end];
-        decode_row(codes, absmax, out);
+        decode_row(codes, self.absmax_of(row), out);
+    }
+
+    /// The largest magnitude of a row. Files may hold it at any address.
+    #[inline(always)]
+    pub(crate) fn absmax_of(&self, row: usize) -> f32 {
+        f32::from_le_bytes(self.absmax.as_slice()[4 * row..4 * row + 4].try_into().expect("four bytes"))
     }
 
     /// Encodes a matrix: `source(range, out)` gives the values of a range in row-major order.

@@ -147,6 +147,9 @@ impl Format {
     }
 }
 
+/// Bytes that come from memory together.
+pub(crate) const LINE_BYTES: usize = 64;
+
 /// Asks for what lies some way behind `bytes`, which is decoded soon where rows are read in turn. Decoders take memory in bursts, for
 /// which processors do not look far enough ahead by themselves. Nothing happens where there is no such instruction.
 #[inline(always)]
@@ -179,12 +182,16 @@ fn decode(format: Format, src: &[u8], dst: &mut [f32]) {
         (false, true) => AVX2,
         (false, false) => PLAIN,
     };
-    decode_here::<SET>(format, src, dst);
+    // SAFETY: this is compiled for the set, and chosen where the processor has it.
+    unsafe { decode_here::<SET>(format, src, dst) };
 }
 
 /// For the instruction set `SET` of the caller.
+///
+/// # Safety
+/// The processor has the set.
 #[inline(always)]
-fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]) {
+unsafe fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]) {
     #[cfg(target_arch = "x86_64")]
     if SET == AVX512 {
         // SAFETY: the instruction set is there, by the caller.

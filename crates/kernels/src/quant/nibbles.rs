@@ -1,5 +1,8 @@
 //! Tables of sixteen values looked up by the halves of bytes: the inner loop of 4-bit decoding.
 
+#[cfg(target_arch = "x86_64")]
+use super::registers::{Avx2, Avx512};
+
 /// `out[2 i] = table[codes[i] >> 4] * scale` and `out[2 i + 1] = table[codes[i] & 15] * scale`, block after block:
 /// `scale(b)` belongs to block `b`, which is `block_len` values long (even, as is the length of `out`).
 ///
@@ -15,12 +18,12 @@ pub(super) fn decode_blocks(
     debug_assert!(block_len.is_multiple_of(2) && out.len() == 2 * codes.len());
     #[cfg(target_arch = "x86_64")]
     {
-        if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
-            // SAFETY: the processor has the features.
+        if Avx512::is_available() {
+            // SAFETY: the processor has the set.
             return unsafe { x86::decode_avx512(table, codes, block_len, scale, out) };
         }
-        if is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has the feature.
+        if Avx2::is_available() {
+            // SAFETY: the processor has the set.
             return unsafe { x86::decode_avx2(table, codes, block_len, scale, out) };
         }
     }
@@ -53,7 +56,7 @@ mod x86 {
     use crate::quant::ask_ahead;
     use crate::quant::registers::{Avx2, Avx512, Registers};
 
-    #[target_feature(enable = "avx512f,avx512bw")]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     pub(super) unsafe fn decode_avx512(
         table: &[f32; 16],
         codes: &[u8],
@@ -61,11 +64,11 @@ mod x86 {
         scale: impl Fn(usize) -> f32,
         out: &mut [f32],
     ) {
-        // SAFETY: the processor has the features, by the caller.
+        // SAFETY: the processor has the set, by the caller.
         unsafe { decode::<Avx512>(table, codes, block_len, scale, out) }
     }
 
-    #[target_feature(enable = "avx2")]
+    #[target_feature(enable = "avx2,fma,f16c")]
     pub(super) unsafe fn decode_avx2(
         table: &[f32; 16],
         codes: &[u8],
@@ -73,7 +76,7 @@ mod x86 {
         scale: impl Fn(usize) -> f32,
         out: &mut [f32],
     ) {
-        // SAFETY: the processor has the feature, by the caller.
+        // SAFETY: the processor has the set, by the caller.
         unsafe { decode::<Avx2>(table, codes, block_len, scale, out) }
     }
 
@@ -118,13 +121,13 @@ mod x86 {
                 let mut expected = vec![0.0; 2 * codes.len()];
                 decode_portable(&table, &codes, block_len, scale, &mut expected);
                 let mut found = vec![0.0; expected.len()];
-                if is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw") {
+                if Avx512::is_available() {
                     // SAFETY: the processor has the feature.
                     unsafe { decode_avx512(&table, &codes, block_len, scale, &mut found) };
                     assert_eq!(found, expected, "AVX-512, blocks of {block_len}");
                 }
                 found.fill(0.0);
-                if is_x86_feature_detected!("avx2") {
+                if Avx2::is_available() {
                     // SAFETY: the processor has the feature.
                     unsafe { decode_avx2(&table, &codes, block_len, scale, &mut found) };
                     assert_eq!(found, expected, "AVX2, blocks of {block_len}");

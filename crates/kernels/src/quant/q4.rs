@@ -66,7 +66,7 @@ pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
 /// The processor has the instruction set, and the bytes are there.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-pub(super) unsafe fn halves<R: Registers, const HALF: usize>(bytes: *const u8, part: usize) -> R::I {
+pub(super) unsafe fn nibbles<R: Registers, const HALF: usize>(bytes: *const u8, part: usize) -> R::I {
     let at = part * R::LANES;
     // SAFETY: by the caller.
     unsafe {
@@ -93,7 +93,7 @@ impl<R: Registers> Reader<R> for Q4_0 {
     #[inline(always)]
     unsafe fn values(block: *const u8, _: *const f32, _: usize, values: R::Centred, part: usize) -> R::V {
         // SAFETY: by the caller.
-        unsafe { R::of_centred(halves::<R, 16>(block.add(2), part), values) }
+        unsafe { R::of_centred(nibbles::<R, 16>(block.add(2), part), values) }
     }
 }
 
@@ -118,6 +118,6 @@ impl<R: Registers> Reader<R> for Q4_1 {
     #[inline(always)]
     unsafe fn values(block: *const u8, _: *const f32, _: usize, values: R::Affine, part: usize) -> R::V {
         // SAFETY: by the caller.
-        unsafe { R::of_affine(halves::<R, 16>(block.add(4), part), values) }
+        unsafe { R::of_affine(nibbles::<R, 16>(block.add(4), part), values) }
     }
 }

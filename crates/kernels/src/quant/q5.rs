@@ -83,7 +83,7 @@ pub(super) fn encode_1(values: &[f32; LEN], block: &mut [u8; BYTES_1]) -> bool {
 unsafe fn codes_in_register<R: Registers>(mask: *const u8, part: usize) -> R::I {
     // SAFETY: by the caller.
     unsafe {
-        let halves = R::and(q4::halves::<R, 16>(mask.add(4), part), R::integer(15));
+        let halves = R::and(q4::nibbles::<R, 16>(mask.add(4), part), R::integer(15));
         R::or_where(halves, mask.add(part * R::LANES / 8), 16)
     }
 }

@@ -1,20 +1,22 @@
 //! Stored values read into the registers of an instruction set, for products that multiply them there and for decoders.
 //!
-//! Values take the roundings of the plain decoders, so that their bits are the same, but for the sign of a zero.
+//! Values take the roundings of the plain decoders, so that their bits are the same, but for those of what is not a number.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
 
+use super::{LINE_BYTES, ask_ahead};
+
 /// The formats that are read so.
 pub(crate) mod formats {
-    pub(crate) use crate::quant::float::Halves;
+    use crate::quant::float::Float16;
     pub(crate) use crate::quant::k_quants::{Q4K, Q5K, Q6K};
     pub(crate) use crate::quant::q4::{Q4_0, Q4_1};
     pub(crate) use crate::quant::q5::{Q5_0, Q5_1};
     pub(crate) use crate::quant::q8_0::Q8_0;
 
-    pub(crate) type F16 = Halves<false>;
-    pub(crate) type BF16 = Halves<true>;
+    pub(crate) type F16 = Float16<false>;
+    pub(crate) type BF16 = Float16<true>;
 }
 
 /// An instruction set with registers of `LANES` values. Every method is `unsafe`: the processor must have it, and pointers must be
@@ -24,11 +26,11 @@ pub(crate) trait Registers: Copy {
     type V: Copy;
     /// A register of 32-bit integers.
     type I: Copy;
-    /// The values `d * (q - 8)` of codes `q` of four bits.
+    /// What gives `d * (q - 8)` for codes `q` of four bits.
     type Centred: Copy;
-    /// The values `d * q + m` of codes `q` of four bits.
+    /// What gives `d * q + m` for codes `q` of four bits.
     type Affine: Copy;
-    /// The values of codes of four bits, whatever they are.
+    /// What gives any value for each code of four bits.
     type Table: Copy;
     /// Values in a register.
     const LANES: usize;
@@ -57,7 +59,6 @@ pub(crate) trait Registers: Copy {
     /// The upper halves of [`Registers::bytes`].
     unsafe fn upper_halves(bytes: Self::I) -> Self::I;
     unsafe fn and(a: Self::I, b: Self::I) -> Self::I;
-    unsafe fn or(a: Self::I, b: Self::I) -> Self::I;
     unsafe fn sub(a: Self::I, b: Self::I) -> Self::I;
     /// `a | value` in the lanes whose bit is set, the first lane's the lowest; the bits of all lanes are there.
     unsafe fn or_where(a: Self::I, bits: *const u8, value: i32) -> Self::I;
@@ -66,23 +67,24 @@ pub(crate) trait Registers: Copy {
     /// byte.
     unsafe fn codes_of_pairs(from: *const u8) -> Self::I;
 
-    /// `d` has the same value in all lanes, as `m` has.
+    /// `d` has the same value in all lanes.
     unsafe fn centred(d: Self::V) -> Self::Centred;
     /// Of `q`, the low four bits count.
     unsafe fn of_centred(q: Self::I, values: Self::Centred) -> Self::V;
+    /// `d` has the same value in all lanes, and so has `m`.
     unsafe fn affine(d: Self::V, m: Self::V) -> Self::Affine;
     /// Of `q`, the low four bits count.
     unsafe fn of_affine(q: Self::I, values: Self::Affine) -> Self::V;
-    /// Sixteen values, each times `scale`.
+    /// Sixteen values, each times `scale`, which is the same in all lanes.
     unsafe fn table(values: *const f32, scale: Self::V) -> Self::Table;
     /// Of `q`, the low four bits count.
     unsafe fn of_table(q: Self::I, values: Self::Table) -> Self::V;
 }
 
-/// Four, of which the compiler does not know that it is: it would shift bytes before they are widened, which takes two instructions
-/// and widens them twice.
+/// The shift count 4, hidden from the compiler. If it knew the count, it would shift bytes before it widens them: in two instructions,
+/// and with both results widened.
 #[inline(always)]
-fn four() -> __m128i {
+fn hidden_four() -> __m128i {
     let mut four = 4;
     // SAFETY: SSE2 is part of x86-64, and there is no instruction.
     unsafe {
@@ -128,13 +130,11 @@ pub(crate) unsafe fn four_bits(bytes: __m256i, from: usize) -> __m256i {
     unsafe { _mm256_and_si256(_mm256_srl_epi16(bytes, _mm_cvtsi32_si128(from as i32)), _mm256_set1_epi8(15)) }
 }
 
-/// Bytes that come from memory together.
-const LINE_BYTES: usize = 64;
-
-/// How values of a format are read.
+/// How values of a format are read: block by block, and each in groups.
 ///
 /// # Safety
-/// All methods need the instruction set of `R`; blocks and scales are there.
+/// All methods need the instruction set of `R`. `block` is a whole block and `scales` has what [`Reader::scales`] wrote for it;
+/// `group` is below `LEN / GROUP`, and `part` below `GROUP / LANES`.
 pub(crate) trait Reader<R: Registers> {
     /// Values of a block.
     const LEN: usize;
@@ -151,7 +151,7 @@ pub(crate) trait Reader<R: Registers> {
     #[inline(always)]
     unsafe fn scales(_blocks: &[u8], _to: &mut [f32]) {}
 
-    /// What the values share of group `group` of a block.
+    /// What the values of group `group` share.
     unsafe fn shared(block: *const u8, scales: *const f32, group: usize) -> Self::Shared;
 
     /// Register `part` of group `group` of a block.
@@ -172,6 +172,26 @@ pub(crate) struct Avx2;
 /// values.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
+
+impl Avx2 {
+    /// Whether this processor has the set.
+    pub(crate) fn is_available() -> bool {
+        is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c")
+    }
+}
+
+impl Avx512 {
+    /// Whether this processor has the set, and AVX2 with it.
+    pub(crate) fn is_available() -> bool {
+        Avx2::is_available()
+            && is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    }
+}
 
 impl Registers for Avx2 {
     type V = __m256;
@@ -250,17 +270,12 @@ impl Registers for Avx2 {
     #[inline(always)]
     unsafe fn upper_halves(bytes: __m256i) -> __m256i {
         // SAFETY: as above.
-        unsafe { _mm256_srl_epi32(bytes, four()) }
+        unsafe { _mm256_srl_epi32(bytes, hidden_four()) }
     }
     #[inline(always)]
     unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
         // SAFETY: as above.
         unsafe { _mm256_and_si256(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn or(a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: as above.
-        unsafe { _mm256_or_si256(a, b) }
     }
     #[inline(always)]
     unsafe fn sub(a: __m256i, b: __m256i) -> __m256i {
@@ -273,7 +288,7 @@ impl Registers for Avx2 {
         unsafe {
             let of_lanes = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
             let bits = Self::and(Self::integer(i32::from(*bits)), of_lanes);
-            Self::or(a, Self::and(_mm256_cmpeq_epi32(bits, of_lanes), Self::integer(value)))
+            _mm256_or_si256(a, Self::and(_mm256_cmpeq_epi32(bits, of_lanes), Self::integer(value)))
         }
     }
     #[inline(always)]
@@ -419,17 +434,12 @@ impl Registers for Avx512 {
     #[inline(always)]
     unsafe fn upper_halves(bytes: __m512i) -> __m512i {
         // SAFETY: as above.
-        unsafe { _mm512_srl_epi32(bytes, four()) }
+        unsafe { _mm512_srl_epi32(bytes, hidden_four()) }
     }
     #[inline(always)]
     unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: as above.
         unsafe { _mm512_and_si512(a, b) }
-    }
-    #[inline(always)]
-    unsafe fn or(a: __m512i, b: __m512i) -> __m512i {
-        // SAFETY: as above.
-        unsafe { _mm512_or_si512(a, b) }
     }
     #[inline(always)]
     unsafe fn sub(a: __m512i, b: __m512i) -> __m512i {
@@ -503,7 +513,7 @@ impl Registers for Avx512 {
 /// The processor has the instruction set.
 #[inline(always)]
 pub(super) unsafe fn decode<R: Registers, F: Reader<R>>(src: &[u8], dst: &mut [f32]) {
-    /// Blocks whose scales are decoded together, so that none is read while it is being written.
+    /// Blocks whose scales are decoded together: a processor waits where it reads what it has just written.
     const TOGETHER: usize = 8;
     const MOST_SCALES: usize = 16;
     let mut scales = [0.0; TOGETHER * MOST_SCALES];
@@ -512,7 +522,7 @@ pub(super) unsafe fn decode<R: Registers, F: Reader<R>>(src: &[u8], dst: &mut [f
         unsafe { F::scales(blocks, &mut scales[..blocks.len() / F::BYTES * F::SCALES]) };
         for (b, (block, out)) in blocks.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::LEN)).enumerate() {
             for line in 0..F::BYTES.div_ceil(LINE_BYTES) {
-                super::ask_ahead(&block[line * LINE_BYTES..]);
+                ask_ahead(&block[line * LINE_BYTES..]);
             }
             let (block, scales) = (block.as_ptr(), scales[b * F::SCALES..].as_ptr());
             for group in 0..F::LEN / F::GROUP {

@@ -1,8 +1,8 @@
 use safetensors::SafeTensors;
 
-#[cfg(target_arch = "x86_64")]
-use super::AVX2;
 use super::four_bit::{Absmax, Code};
+#[cfg(target_arch = "x86_64")]
+use super::{AVX2, registers::Avx2};
 use super::{Format, PLAIN, Quantization, decode_here};
 use crate::testing::{Random, bits, fixture, floats};
 use crate::weight::FrozenWeight;
@@ -26,25 +26,34 @@ fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
     }
 }
 
-/// Numbers of blocks with and without a rest, for the instruction sets of this processor.
+/// Numbers of blocks with and without a rest, for the instruction sets of this processor: of values as they are encoded, and of bytes
+/// at random, whose scales are of either sign and any size. What is not a number may have other bits.
 #[test]
 fn every_instruction_set_decodes_the_same_bits() {
     let mut random = Random::new(8);
     for format in Format::ALL {
         for blocks in [1, 2, 7, 8, 33, 70] {
             let values = random.normal(blocks * format.block_len());
-            let mut stored = vec![0; blocks * format.block_bytes()];
-            format.encode(&values, &mut stored).expect("finite");
-            let decoded = |decode: fn(Format, &[u8], &mut [f32])| {
-                let mut values = vec![0.0; values.len()];
-                decode(format, &stored, &mut values);
-                bits(&values)
-            };
-            let plain = decoded(decode_here::<PLAIN>);
-            assert_eq!(decoded(Format::decode), plain, "{format}, {blocks} blocks, the best set");
-            #[cfg(target_arch = "x86_64")]
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c") {
-                assert_eq!(decoded(decode_here::<AVX2>), plain, "{format}, {blocks} blocks, AVX2");
+            let mut encoded = vec![0; blocks * format.block_bytes()];
+            format.encode(&values, &mut encoded).expect("finite");
+            let at_random = random.normal(encoded.len()).iter().map(|v| (v * 1e4) as i64 as u8).collect();
+            for stored in [encoded, at_random] {
+                let decoded = |decode: fn(Format, &[u8], &mut [f32])| {
+                    let mut values = vec![0.0; values.len()];
+                    decode(format, &stored, &mut values);
+                    values.iter_mut().filter(|v| v.is_nan()).for_each(|v| *v = f32::NAN);
+                    bits(&values)
+                };
+                // SAFETY: plain loops need nothing.
+                let plain = decoded(|format, src, dst| unsafe { decode_here::<PLAIN>(format, src, dst) });
+                assert_eq!(decoded(Format::decode), plain, "{format}, {blocks} blocks, the best set");
+                #[cfg(target_arch = "x86_64")]
+                if Avx2::is_available() {
+                    // SAFETY: the processor has the set.
+                    let on_avx2 =
+                        decoded(|format, src, dst| unsafe { decode_here::<AVX2>(format, src, dst) });
+                    assert_eq!(on_avx2, plain, "{format}, {blocks} blocks, AVX2");
+                }
             }
         }
     }

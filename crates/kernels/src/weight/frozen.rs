@@ -44,8 +44,11 @@ impl RowOrder {
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) enum StoredAs<'a> {
+    /// In blocks with their scales.
     Blocks(Format),
+    /// In four-bit codes, apart from their scales.
     FourBit(&'a FourBit),
+    /// In signed bytes, apart from their scales.
     Int8(&'a Int8),
 }
 
@@ -58,7 +61,7 @@ pub(crate) struct StoredRowsOf<'a> {
     /// Bytes of a whole row.
     pub(crate) row_bytes: usize,
     bytes: &'a [u8],
-    /// Those of the columns.
+    /// Which bytes of a row hold the columns.
     within: Range<usize>,
     order: RowOrder,
 }
@@ -459,8 +462,8 @@ impl FrozenWeight {
         }
     }
 
-    /// Where columns `cols` of rows are stored: whole blocks and whole bytes, as rows are. None where some rows are zeros that are
-    /// not stored.
+    /// Columns `cols` of all rows as they are stored. None where they cut a block, or a byte of two codes, or where some rows are zeros
+    /// that are not stored.
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn stored_rows_of(&self, cols: &Range<usize>) -> Option<StoredRowsOf<'_>> {
         let (storage, data, (len, bytes)) = match &self.storage {
@@ -609,6 +612,7 @@ mod tests {
         assert_eq!(weight.stored_bytes_of(1, 3..40), &bytes[36..]);
         assert_eq!(weight.stored_bytes_of(0, 32..33), &bytes[18..36]);
     }
+
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn rows_are_read_where_they_are_stored_if_all_are_and_no_block_is_cut() {

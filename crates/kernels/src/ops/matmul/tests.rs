@@ -331,10 +331,10 @@ fn a_few_rows_may_lie_in_columns() {
     }
 }
 
-/// Weights in every storage format, `[n, k]` with rows in another order, and their values.
+/// Weights in every storage format, `[n, k]` with rows in another order where they are fours, and their values.
 fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weight, Vec<f32>)> {
     let values = random.normal(n * k);
-    let order = RowOrder::RotaryPairs { head_dim: 4 };
+    let order = if n.is_multiple_of(4) { RowOrder::RotaryPairs { head_dim: 4 } } else { RowOrder::Stored };
     let blocks =
         Format::ALL.into_iter().filter(|format| k.is_multiple_of(format.block_len())).map(|format| {
             let mut bytes = vec![0; n * k / format.block_len() * format.block_bytes()];
@@ -369,7 +369,7 @@ fn in_every_format(n: usize, k: usize, random: &mut Random) -> Vec<(String, Weig
 #[test]
 fn every_storage_format_is_multiplied_by_any_number_of_rows() {
     let mut random = Random::new(6);
-    for (n, k) in [(20, 1280), (4, 4352), (20, 96), (4, 33), (12, 7)] {
+    for (n, k) in [(20, 1280), (4, 4352), (20, 96), (13, 256), (19, 64), (4, 33), (12, 7)] {
         for (name, weight, values) in in_every_format(n, k, &mut random) {
             for m in (1..=FEW_ROWS + 1).chain([24]) {
                 let x = random.normal(m * k);

@@ -115,19 +115,22 @@ pub(super) fn decode_q6(src: &[u8], dst: &mut [f32]) {
 unsafe fn scales_then_minima(block: *const u8, to: &mut [f32; 16]) {
     const NONE: i32 = -1;
     /// Four bytes from place `at` on.
-    const fn four(at: i32) -> i32 {
+    const fn four_places(at: i32) -> i32 {
         at | (at + 1) << 8 | (at + 2) << 16 | (at + 3) << 24
     }
     // SAFETY: by the caller; eight values are written to each half.
     unsafe {
         let block = _mm_loadu_si128(block.cast());
         // Two f16, then four bytes of scales, four of minima, four with the low halves of the other scales and minima.
-        let low = _mm_shuffle_epi8(block, _mm_setr_epi32(four(4), four(12), four(8), four(12)));
+        let low = _mm_shuffle_epi8(
+            block,
+            _mm_setr_epi32(four_places(4), four_places(12), four_places(8), four_places(12)),
+        );
         let low = _mm_and_si128(
             _mm_srlv_epi32(low, _mm_setr_epi32(0, 0, 0, 4)),
             _mm_setr_epi32(0x3f3f_3f3f, 0x0f0f_0f0f, 0x3f3f_3f3f, 0x0f0f_0f0f),
         );
-        let high = _mm_shuffle_epi8(block, _mm_setr_epi32(NONE, four(4), NONE, four(8)));
+        let high = _mm_shuffle_epi8(block, _mm_setr_epi32(NONE, four_places(4), NONE, four_places(8)));
         let high = _mm_and_si128(_mm_srli_epi32::<2>(high), _mm_set1_epi8(0x30));
         let codes = _mm_or_si128(low, high);
         let [d, d_min, ..] = std::mem::transmute::<__m128, [f32; 4]>(_mm_cvtph_ps(block));
@@ -176,7 +179,7 @@ impl<R: Registers> Reader<R> for Q4K {
         unsafe {
             let low = scales.add(2 * pair);
             let high = low.add(1);
-            // Not `map`, whose closure would not be compiled for the instruction set.
+            // Not by `map`, which the compiler did not inline here.
             [R::affine(R::splat(low), R::splat(low.add(8))), R::affine(R::splat(high), R::splat(high.add(8)))]
         }
     }
@@ -190,7 +193,7 @@ impl<R: Registers> Reader<R> for Q4K {
     ) -> R::V {
         // SAFETY: by the caller.
         unsafe {
-            R::of_affine(q4::halves::<R, 32>(block.add(16 + 32 * pair), part), values[part * R::LANES / 32])
+            R::of_affine(q4::nibbles::<R, 32>(block.add(16 + 32 * pair), part), values[part * R::LANES / 32])
         }
     }
 }
@@ -268,7 +271,7 @@ impl<R: Registers> Reader<R> for Q6K {
         let (half, quarter) = (group / 4, group % 4);
         // SAFETY: by the caller.
         unsafe {
-            // The two upper bits at the top of a byte, of which the highest is flipped to take 32 away, and the low half below them.
+            // 4 (q - 32): bits 6 and 7 are the upper two of q, the highest flipped to take 32 away, and bits 2 to 5 its low half.
             let count = |by: usize| _mm_cvtsi32_si128(by as i32);
             let low =
                 _mm256_srl_epi16(load_32(block.add(half * 64 + quarter % 2 * 32)), count(quarter / 2 * 4));

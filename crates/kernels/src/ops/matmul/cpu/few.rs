@@ -20,36 +20,40 @@ pub(crate) const FEW_ROWS: usize = 16;
 
 /// Rows of the right operand that are decoded at once: they and a few left rows fit the second-level cache, short ones the first.
 pub(super) const RIGHT_ROWS: usize = 8;
-/// Right rows of a tile. With one left row it has twice as many, so that enough sums are under way.
+/// Right rows of a tile of two to four left rows. One left row has twice as many, so that enough sums are under way, and more left
+/// rows have half as many.
 const TILE_RIGHT: usize = 4;
-/// Left rows of a tile, at most.
+/// Left rows of a tile, if values need no decoding.
 pub(super) const TILE_LEFT: usize = 4;
+/// Left rows of any tile, at most: of values that are decoded for each tile.
+pub(super) const MOST_TILE_LEFT: usize = 2 * TILE_LEFT;
 
-/// Rows of the right operand as they lie in memory, for the instruction set `S`: whole blocks, of which each may have a scale.
-pub(super) trait RowBlocks<S: Simd> {
+/// Rows of the right operand as they lie in memory, for the instruction set `S`: groups of values that are read together, of which each
+/// may have a scale. Groups are read in order: `shared` of one, then its `values`, then `shared` of the next.
+pub(super) trait RowGroups<S: Simd> {
     /// What a row is counted in.
     type Bits: Copy;
-    /// What the values of a block share.
+    /// What the values of a group share.
     type Shared: Copy;
-    /// Values of a block: some whole registers.
+    /// Values of a group: some whole registers.
     const VALUES: usize;
     /// Whether it takes work to read values, so that they are better read for more left rows at once.
     const IS_DECODED: bool = false;
 
-    /// What the values share of the block that begins at value `at`.
+    /// What the values share of the group that begins at value `at`.
     ///
     /// # Safety
-    /// The processor has `S`, and the row has the block.
+    /// The processor has `S`, the row has the group, and those before it were read; no other row has the same working memory.
     unsafe fn shared(row: *const Self::Bits, at: usize) -> Self::Shared;
 
-    /// Register `part` of the block.
+    /// Register `part` of the group.
     ///
     /// # Safety
-    /// As [`RowBlocks::shared`].
+    /// As [`RowGroups::shared`], which was called for the group last.
     unsafe fn values(row: *const Self::Bits, at: usize, shared: Self::Shared, part: usize) -> S::V;
 }
 
-impl<S: Simd, T: Stored> RowBlocks<S> for T {
+impl<S: Simd, T: Stored> RowGroups<S> for T {
     type Bits = T::Bits;
     type Shared = ();
     const VALUES: usize = S::LANES;
@@ -174,9 +178,9 @@ fn right_rows<S: Simd>(
 ///
 /// # Safety
 /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
-/// number of blocks.
+/// number of groups.
 #[inline(always)]
-pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
+pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
     to: &Out,
     first: usize,
     left: &[*const f32],
@@ -184,10 +188,10 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
     n: Range<usize>,
     k: usize,
 ) {
-    // As many sums as there are registers for.
+    // Eight to sixteen sums, or half as many where registers are few and hold what is decoded, too.
     let many_registers = S::ROWS >= 12;
     let most = match (many_registers, T::IS_DECODED) {
-        (true, true) => 2 * TILE_LEFT,
+        (true, true) => MOST_TILE_LEFT,
         (true, false) => TILE_LEFT,
         (false, _) => TILE_LEFT / 2,
     };
@@ -208,6 +212,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
         // SAFETY: by the caller.
         unsafe {
             match *left {
+                // What eight rows share has to fit beside their sums.
                 [a] if !T::IS_DECODED || many_registers && size_of::<T::Shared>() <= size_of::<S::V>() => {
                     tiles!(a; RIGHT_ROWS)
                 }
@@ -219,7 +224,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
                 [a, b, c, d, e, f] => tiles!(a b c d e f; TILE_RIGHT / 2),
                 [a, b, c, d, e, f, g] => tiles!(a b c d e f g; TILE_RIGHT / 2),
                 [a, b, c, d, e, f, g, h] => tiles!(a b c d e f g h; TILE_RIGHT / 2),
-                _ => unreachable!("a tile has 1 to {} left rows", 2 * TILE_LEFT),
+                _ => unreachable!("a tile has 1 to {MOST_TILE_LEFT} left rows"),
             }
         }
     }
@@ -228,9 +233,9 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowBlocks<S>>(
 /// The sums of `L` left rows times `R` right rows, in lanes.
 ///
 /// # Safety
-/// The processor has `S`, and every row has `k` values, a whole number of blocks ([`RowBlocks::VALUES`]).
+/// The processor has `S`, and every row has `k` values, a whole number of groups.
 #[inline(always)]
-unsafe fn tile<S: Simd, T: RowBlocks<S>, const L: usize, const R: usize>(
+unsafe fn tile<S: Simd, T: RowGroups<S>, const L: usize, const R: usize>(
     left: &[*const f32; L],
     right: &[*const T::Bits; R],
     k: usize,
@@ -274,15 +279,15 @@ unsafe fn add_tile<S: Simd, const L: usize, const R: usize>(
     n: Range<usize>,
     sums: &[[S::V; R]; L],
 ) {
-    const FOUR: usize = 4;
+    const SUMMED_TOGETHER: usize = 4;
     for (i, sums) in sums.iter().enumerate() {
-        for (part, registers) in sums.chunks(FOUR).enumerate() {
+        for (part, registers) in sums.chunks(SUMMED_TOGETHER).enumerate() {
             // SAFETY: the processor has the set, by the caller.
             let sums = unsafe {
                 let register = |i: usize| registers.get(i).copied().unwrap_or_else(|| S::zero());
                 S::sums([register(0), register(1), register(2), register(3)])
             };
-            for (col, sum) in (n.start + part * FOUR..n.end).zip(sums).take(registers.len()) {
+            for (col, sum) in (n.start + part * SUMMED_TOGETHER..n.end).zip(sums).take(registers.len()) {
                 // SAFETY: inside the output, which no other thread touches, by the caller.
                 unsafe {
                     let out = to.at.add((row + i) * to.stride + col);

@@ -60,19 +60,12 @@ impl Isa {
         let mut found = vec![Isa::Portable];
         #[cfg(target_arch = "x86_64")]
         {
-            if is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c")
-            {
+            if simd::x86::Avx2::is_available() {
                 found.push(Isa::Avx2);
                 if is_x86_feature_detected!("avxvnni") {
                     found.push(Isa::AvxVnni);
                 }
-                if is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-                {
+                if simd::x86::Avx512::is_available() {
                     found.push(Isa::Avx512);
                     found.extend(Isa::beside_avx512());
                 }

@@ -292,6 +292,7 @@ pub(super) mod x86 {
     use super::{Args, Columns, Out, Pairs, Range, RightCpu, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
 
+    use crate::quant::registers;
     pub(in super::super) use crate::quant::registers::{Avx2, Avx512};
 
     impl Simd for Avx2 {
@@ -314,6 +315,7 @@ pub(super) mod x86 {
             unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
             true
         }
+
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m256 {
             // SAFETY: AVX is there, and `from` has eight values, by the caller.
@@ -321,16 +323,13 @@ pub(super) mod x86 {
         }
         #[inline(always)]
         unsafe fn load_bf16(from: *const u16) -> __m256 {
-            // SAFETY: AVX2 is there, and `from` has eight values, by the caller.
-            unsafe {
-                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(from.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            }
+            // SAFETY: by the caller.
+            unsafe { <Self as registers::Registers>::bf16(from.cast()) }
         }
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> __m256 {
-            // SAFETY: F16C is there, and `from` has eight values, by the caller.
-            unsafe { _mm256_cvtph_ps(_mm_loadu_si128(from.cast())) }
+            // SAFETY: by the caller.
+            unsafe { <Self as registers::Registers>::f16(from.cast()) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m256 {
@@ -463,16 +462,13 @@ pub(super) mod x86 {
         }
         #[inline(always)]
         unsafe fn load_bf16(from: *const u16) -> __m512 {
-            // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
-            unsafe {
-                let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-                _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
-            }
+            // SAFETY: by the caller.
+            unsafe { <Self as registers::Registers>::bf16(from.cast()) }
         }
         #[inline(always)]
         unsafe fn load_f16(from: *const u16) -> __m512 {
-            // SAFETY: AVX-512F is there, and `from` has sixteen values, by the caller.
-            unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.cast())) }
+            // SAFETY: by the caller.
+            unsafe { <Self as registers::Registers>::f16(from.cast()) }
         }
         #[inline(always)]
         unsafe fn splat(from: *const f32) -> __m512 {

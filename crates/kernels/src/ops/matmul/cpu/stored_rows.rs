@@ -8,18 +8,15 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::RightCpu;
-use super::few::{Out, RIGHT_ROWS, RowBlocks, TILE_LEFT, dot_all};
+use super::few::{MOST_TILE_LEFT, Out, RIGHT_ROWS, RowGroups, dot_all};
 use super::simd::{Cache, Simd, prefetch};
-use crate::quant::Format;
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
 use crate::quant::registers::{Reader, Registers, formats};
+use crate::quant::{Format, LINE_BYTES};
 use crate::weight::{StoredAs, StoredRowsOf};
 
-/// With more left rows, decoded values are written after all.
-const MOST_LEFT_ROWS: usize = 2 * TILE_LEFT;
-
-/// Values of blocks that are read together, at least.
+/// f16 and bf16 have no blocks: so many of their values are read together.
 const VALUES_TOGETHER: usize = 32;
 /// Codes that lie apart from their scales and are read together.
 const CODES_TOGETHER: usize = 64;
@@ -31,7 +28,7 @@ pub(super) struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    /// None where there are too many left rows, columns are not stored in a format that is decoded here, or `k` cuts a block.
+    /// None where there are so many left rows that decoded values are better written, columns are not stored in a format that is decoded here, or `k` cuts a block.
     pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
         let rows = weight.frozen()?.stored_rows_of(k)?;
@@ -44,7 +41,7 @@ impl<'a> StoredRows<'a> {
             StoredAs::Int8(_) => CODES_TOGETHER,
         };
         let cut = [rows.width, k.start, k.end].iter().any(|at| !at.is_multiple_of(together));
-        (left_rows <= MOST_LEFT_ROWS && !cut).then(|| StoredRows { rows, k: k.clone() })
+        (left_rows <= MOST_TILE_LEFT && !cut).then(|| StoredRows { rows, k: k.clone() })
     }
 
     /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on. `scales` is working memory.
@@ -147,22 +144,24 @@ fn rows_of_blocks<R: Registers, F: Reader<R>>(
     n: &Range<usize>,
     scales: &mut [f32],
 ) -> [Row; RIGHT_ROWS] {
+    let scales = scales[..RIGHT_ROWS * F::SCALES].as_mut_ptr();
     let ahead = RIGHT_ROWS * stored.row_bytes;
-    let mut rows = [Row { blocks: std::ptr::null(), scales: std::ptr::null_mut(), ahead }; RIGHT_ROWS];
+    let mut rows = [Row { blocks: std::ptr::null(), scales, ahead }; RIGHT_ROWS];
     for (i, row) in rows.iter_mut().enumerate() {
         row.blocks = stored.row(row_at(n, i)).as_ptr();
-        row.scales = scales[i * F::SCALES..][..F::SCALES].as_mut_ptr();
+        row.scales = scales.wrapping_add(i * F::SCALES);
     }
     rows
 }
 
-/// Blocks that `F` reads.
+/// Blocks that `F` reads, a group of their values at a time.
 struct Blocks<F>(PhantomData<F>);
 
-impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blocks<F> {
+impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowGroups<S> for Blocks<F> {
     type Bits = Row;
     type Shared = F::Shared;
     const VALUES: usize = F::GROUP;
+    /// Values of 16 bits share nothing, and take one instruction.
     const IS_DECODED: bool = size_of::<F::Shared>() > 0;
 
     #[inline(always)]
@@ -170,9 +169,9 @@ impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blo
         let (block, group) = (at / F::LEN, at % F::LEN / F::GROUP);
         // SAFETY: by the caller.
         unsafe {
+            const { assert!(VALUES_TOGETHER.is_multiple_of(F::LEN) || F::LEN.is_multiple_of(VALUES_TOGETHER)) };
             let row = &*row;
-            let bytes = F::BYTES * F::GROUP / F::LEN;
-            ask_ahead(row.blocks, at / F::GROUP * bytes + row.ahead, bytes);
+            ask_ahead(row.blocks, at * F::BYTES / F::LEN + row.ahead, F::BYTES * F::GROUP / F::LEN);
             let blocks = row.blocks.add(block * F::BYTES);
             if F::SCALES > 0 && group == 0 {
                 let scales = std::slice::from_raw_parts_mut(row.scales, F::SCALES);
@@ -196,20 +195,19 @@ impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowBlocks<S> for Blo
 /// Asks for `bytes` bytes that lie `at` bytes behind `from`.
 #[inline(always)]
 fn ask_ahead(from: *const u8, at: usize, bytes: usize) {
-    const LINE_BYTES: usize = 64;
     for line in 0..bytes.div_ceil(LINE_BYTES) {
         prefetch(from.wrapping_add(at + line * LINE_BYTES), Cache::First);
     }
 }
 
-/// A row of codes, and its scales, over a block of the sum.
+/// A row of four-bit codes, and its scales, over a block of the sum.
 #[derive(Clone, Copy)]
-struct CodesRow {
+struct FourBitRow {
     codes: *const u8,
     scales: *const f32,
     /// Values of a scale, as a power of two.
     block_bits: u32,
-    /// The values of the sixteen codes, if codes have four bits.
+    /// The values of the sixteen codes.
     table: *const f32,
     /// From the codes to those of the row that is stored [`RIGHT_ROWS`] later.
     ahead: usize,
@@ -222,9 +220,9 @@ fn four_bit_rows(
     n: &Range<usize>,
     k: &Range<usize>,
     scales: &mut [f32],
-) -> [CodesRow; RIGHT_ROWS] {
+) -> [FourBitRow; RIGHT_ROWS] {
     let (scale, blocks) = (data.scales(), k.len() / data.block_len);
-    let mut rows = [CodesRow {
+    let mut rows = [FourBitRow {
         codes: std::ptr::null(),
         scales: std::ptr::null(),
         block_bits: data.block_len.trailing_zeros(),
@@ -240,21 +238,23 @@ fn four_bit_rows(
     rows
 }
 
+/// A row of signed bytes over a block of the sum.
+#[derive(Clone, Copy)]
+struct Int8Row {
+    codes: *const u8,
+    absmax: f32,
+    /// As in [`FourBitRow`].
+    ahead: usize,
+}
+
 /// Rows `n`.
 #[inline(always)]
-fn int8_rows((stored, data): (&StoredRowsOf<'_>, &Int8), n: &Range<usize>) -> [CodesRow; RIGHT_ROWS] {
-    let absmax = data.absmax.as_slice();
-    let mut rows = [CodesRow {
-        codes: std::ptr::null(),
-        scales: std::ptr::null(),
-        block_bits: usize::BITS - 1,
-        table: std::ptr::null(),
-        ahead: RIGHT_ROWS * stored.row_bytes,
-    }; RIGHT_ROWS];
+fn int8_rows((stored, data): (&StoredRowsOf<'_>, &Int8), n: &Range<usize>) -> [Int8Row; RIGHT_ROWS] {
+    let ahead = RIGHT_ROWS * stored.row_bytes;
+    let mut rows = [Int8Row { codes: std::ptr::null(), absmax: 0.0, ahead }; RIGHT_ROWS];
     for (i, to) in rows.iter_mut().enumerate() {
         let row = row_at(n, i);
-        to.codes = stored.row(row).as_ptr();
-        to.scales = absmax[4 * stored.place(row)..][..4].as_ptr().cast();
+        (to.codes, to.absmax) = (stored.row(row).as_ptr(), data.absmax_of(stored.place(row)));
     }
     rows
 }
@@ -262,15 +262,15 @@ fn int8_rows((stored, data): (&StoredRowsOf<'_>, &Int8), n: &Range<usize>) -> [C
 /// bitsandbytes' codes of four bits.
 struct FourBitCodes;
 
-impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for FourBitCodes {
-    type Bits = CodesRow;
+impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for FourBitCodes {
+    type Bits = FourBitRow;
     /// The values of all codes.
     type Shared = S::Table;
     const VALUES: usize = CODES_TOGETHER;
     const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(row: *const CodesRow, at: usize) -> S::Table {
+    unsafe fn shared(row: *const FourBitRow, at: usize) -> S::Table {
         // SAFETY: by the caller.
         unsafe {
             let row = &*row;
@@ -280,7 +280,7 @@ impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for FourBitCodes {
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const CodesRow, at: usize, table: S::Table, part: usize) -> <S as Simd>::V {
+    unsafe fn values(row: *const FourBitRow, at: usize, table: S::Table, part: usize) -> <S as Simd>::V {
         // SAFETY: by the caller; two codes are in a byte.
         unsafe {
             let codes = (*row).codes.add((at + part * <S as Registers>::LANES) / 2);
@@ -292,25 +292,25 @@ impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for FourBitCodes {
 /// bitsandbytes' signed bytes.
 struct SignedBytes;
 
-impl<S: Simd + Registers<V = <S as Simd>::V>> RowBlocks<S> for SignedBytes {
-    type Bits = CodesRow;
+impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for SignedBytes {
+    type Bits = Int8Row;
     /// The largest magnitude of the row.
     type Shared = <S as Simd>::V;
     const VALUES: usize = CODES_TOGETHER;
     const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(row: *const CodesRow, at: usize) -> <S as Simd>::V {
+    unsafe fn shared(row: *const Int8Row, at: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
             let row = &*row;
             ask_ahead(row.codes, at + row.ahead, CODES_TOGETHER);
-            <S as Registers>::splat(row.scales)
+            <S as Registers>::splat(&row.absmax)
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const CodesRow, at: usize, absmax: <S as Simd>::V, part: usize) -> <S as Simd>::V {
+    unsafe fn values(row: *const Int8Row, at: usize, absmax: <S as Simd>::V, part: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
             let codes = (*row).codes.add(at + part * <S as Registers>::LANES);
