@@ -295,26 +295,33 @@ pub(super) mod x86 {
     use crate::quant::registers;
     pub(in super::super) use crate::quant::registers::{Avx2, Avx512};
 
+    /// [`Simd::dot_stored`] of a set that reads rows as they are stored.
+    macro_rules! reads_stored_rows {
+        () => {
+            #[inline(always)]
+            unsafe fn dot_stored(
+                to: &Out,
+                first: usize,
+                left: &[*const f32],
+                right: RightCpu<'_>,
+                cols: Range<usize>,
+                k: &Range<usize>,
+                scratch: &mut [f32],
+            ) -> bool {
+                let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
+                // SAFETY: what the caller grants is what is asked.
+                unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
+                true
+            }
+        };
+    }
+
     impl Simd for Avx2 {
         type V = __m256;
         const LANES: usize = 8;
         const ROWS: usize = 6;
 
-        #[inline(always)]
-        unsafe fn dot_stored(
-            to: &Out,
-            first: usize,
-            left: &[*const f32],
-            right: RightCpu<'_>,
-            cols: Range<usize>,
-            k: &Range<usize>,
-            scratch: &mut [f32],
-        ) -> bool {
-            let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
-            // SAFETY: what the caller grants is what is asked.
-            unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
-            true
-        }
+        reads_stored_rows!();
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m256 {
@@ -439,21 +446,7 @@ pub(super) mod x86 {
         const LANES: usize = 16;
         const ROWS: usize = 12;
 
-        #[inline(always)]
-        unsafe fn dot_stored(
-            to: &Out,
-            first: usize,
-            left: &[*const f32],
-            right: RightCpu<'_>,
-            cols: Range<usize>,
-            k: &Range<usize>,
-            scratch: &mut [f32],
-        ) -> bool {
-            let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
-            // SAFETY: what the caller grants is what is asked.
-            unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
-            true
-        }
+        reads_stored_rows!();
 
         #[inline(always)]
         unsafe fn load(from: *const f32) -> __m512 {
