@@ -26,8 +26,8 @@ fn gguf_blocks_decode_to_the_bits_of_gguf_py() {
     }
 }
 
-/// Numbers of blocks with and without a rest, for the instruction sets of this processor: of values as they are encoded, and of bytes
-/// at random, whose scales are of either sign and any size. What is not a number may have other bits.
+/// For the instruction sets of this processor, and numbers of blocks with and without a rest. Blocks are of encoded values, and of
+/// random bytes, so that scales have either sign and any size. A NaN may have other bits.
 #[test]
 fn every_instruction_set_decodes_the_same_bits() {
     let mut random = Random::new(8);

@@ -28,7 +28,7 @@ pub(super) struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    /// None where there are so many left rows that decoded values are better written, columns are not stored in a format that is decoded here, or `k` cuts a block.
+    /// None where left rows are too many for one tile, where the format is not decoded here, and where `k` or a row cuts a block.
     pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
         let rows = weight.frozen()?.stored_rows_of(k)?;
