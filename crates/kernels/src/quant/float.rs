@@ -1,8 +1,6 @@
 //! Plain floating-point storage, little-endian: F32, F16, BF16.
 
 #[cfg(target_arch = "x86_64")]
-use super::AVX2;
-#[cfg(target_arch = "x86_64")]
 use super::registers::{Reader, Registers};
 use super::{LINE_BYTES, ask_ahead};
 
@@ -14,40 +12,13 @@ pub(super) fn decode_f32(src: &[u8], dst: &mut [f32]) {
     }
 }
 
-/// `src` is 2 bytes a value. For the instruction set `SET` of the caller.
+/// `src` is 2 bytes a value.
 #[inline(always)]
-pub(super) fn decode_f16<const SET: u8>(src: &[u8], dst: &mut [f32]) {
+pub(super) fn decode_f16(src: &[u8], dst: &mut [f32]) {
     for (bytes, values) in src.chunks(LINE_BYTES).zip(dst.chunks_mut(LINE_BYTES / 2)) {
         ask_ahead(bytes);
-        #[cfg(target_arch = "x86_64")]
-        if let (true, Some(bytes), Some(values)) =
-            (SET >= AVX2, bytes.first_chunk(), values.first_chunk_mut())
-        {
-            // SAFETY: AVX2 and F16C are there, by the caller.
-            unsafe { x86::decode_line(bytes, values) };
-            continue;
-        }
         for (bytes, value) in bytes.as_chunks::<2>().0.iter().zip(values) {
             *value = f16_to_f32(*bytes);
-        }
-    }
-}
-
-#[cfg(target_arch = "x86_64")]
-mod x86 {
-    use std::arch::x86_64::*;
-
-    use super::LINE_BYTES;
-
-    /// Values of IEEE binary16, as [`super::f16_to_f32`] gives them but for the bits of what is not a number.
-    #[inline(always)]
-    pub(super) unsafe fn decode_line(bytes: &[u8; LINE_BYTES], values: &mut [f32; LINE_BYTES / 2]) {
-        for (bytes, values) in bytes.as_chunks::<16>().0.iter().zip(values.as_chunks_mut::<8>().0) {
-            // SAFETY: AVX2 and F16C are there, by the caller; both sides have eight values.
-            unsafe {
-                let halves = _mm_loadu_si128(bytes.as_ptr().cast());
-                _mm256_storeu_ps(values.as_mut_ptr(), _mm256_cvtph_ps(halves));
-            }
         }
     }
 }

@@ -195,14 +195,14 @@ unsafe fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]
     #[cfg(target_arch = "x86_64")]
     if SET == AVX512 {
         // SAFETY: the instruction set is there, by the caller.
-        return unsafe { decode_in_registers::<registers::Avx512, SET>(format, src, dst) };
+        return unsafe { decode_in_registers::<registers::Avx512>(format, src, dst) };
     } else if SET == AVX2 {
         // SAFETY: as above.
-        return unsafe { decode_in_registers::<registers::Avx2, SET>(format, src, dst) };
+        return unsafe { decode_in_registers::<registers::Avx2>(format, src, dst) };
     }
     match format {
         Format::F32 => float::decode_f32(src, dst),
-        Format::F16 => float::decode_f16::<SET>(src, dst),
+        Format::F16 => float::decode_f16(src, dst),
         Format::BF16 => float::decode_bf16(src, dst),
         Format::Q4_0 => q4::decode_0(src, dst),
         Format::Q4_1 => q4::decode_1(src, dst),
@@ -215,24 +215,25 @@ unsafe fn decode_here<const SET: u8>(format: Format, src: &[u8], dst: &mut [f32]
     }
 }
 
-/// As [`decode_here`], by way of the registers of `R`, which are those of `SET`.
+/// As [`decode_here`], by way of the registers of `R`.
 ///
 /// # Safety
 /// The processor has the instruction set.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn decode_in_registers<R: registers::Registers, const SET: u8>(
-    format: Format,
-    src: &[u8],
-    dst: &mut [f32],
-) {
+unsafe fn decode_in_registers<R: registers::Registers>(format: Format, src: &[u8], dst: &mut [f32]) {
     use registers::{decode, formats};
     // SAFETY: by the caller.
     unsafe {
         match format {
             Format::F32 => float::decode_f32(src, dst),
-            // Those need not have a whole number of registers.
-            Format::F16 => float::decode_f16::<SET>(src, dst),
+            Format::F16 => {
+                // The last line need not be whole.
+                let (lines, rest) = src.split_at(src.len() / LINE_BYTES * LINE_BYTES);
+                let (of_lines, of_rest) = dst.split_at_mut(lines.len() / 2);
+                decode::<R, formats::F16>(lines, of_lines);
+                float::decode_f16(rest, of_rest);
+            }
             Format::BF16 => float::decode_bf16(src, dst),
             Format::Q4_0 => decode::<R, formats::Q4_0>(src, dst),
             Format::Q4_1 => decode::<R, formats::Q4_1>(src, dst),
