@@ -174,6 +174,20 @@ fn right_rows<S: Simd>(
     std::array::from_fn(|i| decoded[place(i) * stride..][..padded].as_ptr())
 }
 
+/// Whether registers are many: they hold twice as many sums, beside what is decoded.
+const fn has_many_registers<S: Simd>() -> bool {
+    S::ROWS >= 12
+}
+
+/// Left rows of a tile, at most: with them it has eight to sixteen sums, or half as many where registers are few.
+const fn most_left<S: Simd, T: RowGroups<S>>() -> usize {
+    match (has_many_registers::<S>(), T::IS_DECODED) {
+        (true, true) => MOST_TILE_LEFT,
+        (true, false) => TILE_LEFT,
+        (false, _) => TILE_LEFT / 2,
+    }
+}
+
 /// Multiplies all left rows with some right rows, for output columns `n` of rows from `first` on.
 ///
 /// # Safety
@@ -188,13 +202,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
     n: Range<usize>,
     k: usize,
 ) {
-    // Eight to sixteen sums, or half as many where registers are few and hold what is decoded, too.
-    let many_registers = S::ROWS >= 12;
-    let most = match (many_registers, T::IS_DECODED) {
-        (true, true) => MOST_TILE_LEFT,
-        (true, false) => TILE_LEFT,
-        (false, _) => TILE_LEFT / 2,
-    };
+    let most = const { most_left::<S, T>() };
     let each = left.len().div_ceil(left.len().div_ceil(most));
     for (group, left) in left.chunks(each).enumerate() {
         let row = first + group * each;
@@ -212,19 +220,28 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
         // SAFETY: by the caller.
         unsafe {
             match *left {
-                // What eight rows share has to fit beside their sums.
-                [a] if !T::IS_DECODED || many_registers && size_of::<T::Shared>() <= size_of::<S::V>() => {
+                // What eight rows share has to fit beside their sums. Tiles that `most` forbids are not compiled.
+                [a] if const {
+                    !T::IS_DECODED || has_many_registers::<S>() && size_of::<T::Shared>() <= size_of::<S::V>()
+                } =>
+                {
                     tiles!(a; RIGHT_ROWS)
                 }
                 [a] => tiles!(a; TILE_RIGHT),
                 [a, b] => tiles!(a b; TILE_RIGHT),
-                [a, b, c] => tiles!(a b c; TILE_RIGHT),
-                [a, b, c, d] => tiles!(a b c d; TILE_RIGHT),
-                [a, b, c, d, e] => tiles!(a b c d e; TILE_RIGHT / 2),
-                [a, b, c, d, e, f] => tiles!(a b c d e f; TILE_RIGHT / 2),
-                [a, b, c, d, e, f, g] => tiles!(a b c d e f g; TILE_RIGHT / 2),
-                [a, b, c, d, e, f, g, h] => tiles!(a b c d e f g h; TILE_RIGHT / 2),
-                _ => unreachable!("a tile has 1 to {MOST_TILE_LEFT} left rows"),
+                [a, b, c] if const { most_left::<S, T>() >= 3 } => tiles!(a b c; TILE_RIGHT),
+                [a, b, c, d] if const { most_left::<S, T>() >= 4 } => tiles!(a b c d; TILE_RIGHT),
+                [a, b, c, d, e] if const { most_left::<S, T>() >= 5 } => tiles!(a b c d e; TILE_RIGHT / 2),
+                [a, b, c, d, e, f] if const { most_left::<S, T>() >= 6 } => {
+                    tiles!(a b c d e f; TILE_RIGHT / 2)
+                }
+                [a, b, c, d, e, f, g] if const { most_left::<S, T>() >= 7 } => {
+                    tiles!(a b c d e f g; TILE_RIGHT / 2)
+                }
+                [a, b, c, d, e, f, g, h] if const { most_left::<S, T>() >= 8 } => {
+                    tiles!(a b c d e f g h; TILE_RIGHT / 2)
+                }
+                _ => unreachable!("a tile has 1 to {most} left rows"),
             }
         }
     }
