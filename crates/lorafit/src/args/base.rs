@@ -68,7 +68,8 @@ pub struct ComputeArgs {
     /// GPU, activations have this type.
     ///
     /// int8 rounds both to 8 bits, with a scale for every 64 values, where processors multiply bytes (AVX512-VNNI: Intel
-    /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). On others it is slower than f32.
+    /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). With AMX it is about as fast as bf16; on
+    /// processors that do not multiply bytes it is slower than f32.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +95,13 @@ impl ComputeArgs {
         }
     }
 
+    /// What whoever chose a type slower than f32 should know.
+    pub fn note(self) -> Option<&'static str> {
+        (self.compute_dtype == Some(ComputeChoice::Int8) && !multiplies_bytes()).then_some(
+            "warning: this processor has no instructions for products of bytes: --compute-dtype int8 is slower here than f32",
+        )
+    }
+
     /// What is asked for, or the default on `device` for a base that is `quantized` as it is loaded: what rounding to
     /// bf16 changes is little beside that.
     pub fn on(self, device: DeviceChoice, quantized: bool) -> ComputeChoice {
@@ -103,6 +111,11 @@ impl ComputeArgs {
             DeviceChoice::Auto | DeviceChoice::Cpu => ComputeChoice::F32,
         })
     }
+}
+
+/// Whether this processor has instructions for products of bytes.
+fn multiplies_bytes() -> bool {
+    cpu_instruction_set(ComputeDtype::Int8) != cpu_instruction_set(ComputeDtype::F32)
 }
 
 /// Whether this processor has instructions for products in bf16.

@@ -151,6 +151,7 @@ pub fn open_base(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
+    compute.note().iter().for_each(|note| tell(note, common));
     let quantization = quant.resolve()?;
     let (mut files, mut tokenizer) = open_files(model, &Tokens::OfModel, template, common)?;
     let Added { indices, notes } = tokens.add(&mut files, &mut tokenizer)?;

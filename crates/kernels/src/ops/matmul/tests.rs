@@ -214,6 +214,24 @@ fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
     }
 }
 
+/// Tiles of AMX and registers multiply the same codes, and add their sums in the same order.
+#[test]
+fn int8_products_have_the_same_bits_in_tiles_and_in_registers() {
+    let mut random = Random::new(9);
+    for (m, n, k) in [(1, 1, 1), (17, 33, 65), (31, 16, 64), (32, 32, 128), (47, 48, 640), (100, 300, 1667)] {
+        let (x, values) = (random.normal(m * k), random.normal(n * k));
+        let weight = computed_in_int8(frozen(n, k, &values));
+        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
+        let start = random.normal(m * n);
+        let found = testing::on_every_isa(m, n, &terms, None, true, &start, 2);
+        let of = |name: &str| found.iter().find(|(isa, _)| isa == name).map(|(_, values)| values);
+        let (Some(registers), Some(tiles)) = (of("Avx512Vnni"), of("Amx")) else {
+            return println!("skipped: this processor has no AMX");
+        };
+        assert!(registers.iter().zip(tiles).all(|(a, b)| a.to_bits() == b.to_bits()), "{m}x{n}x{k}");
+    }
+}
+
 #[test]
 fn what_is_no_number_is_not_hidden_by_rounding_to_8_bits() {
     let mut random = Random::new(8);

@@ -1,5 +1,5 @@
-//! Tiles of bf16 pairs on AMX (Intel Sapphire Rapids and later): eight registers of 16 rows of 64 bytes, and an instruction
-//! that adds the product of two of them to a third.
+//! Tiles of bf16 pairs or of bytes on AMX (Intel Sapphire Rapids and later): eight registers of 16 rows of 64 bytes, and
+//! instructions that add the product of two of them to a third.
 //!
 //! A strip of 32 left rows against a panel of 32 columns takes all eight: four of sums, two of left rows, two of packed
 //! columns. The packed panel, `[pairs][columns]`, is the layout the instruction asks for, and so are left rows, whose pairs
@@ -10,39 +10,46 @@
 //! 2^-126 count as zero, before and after, as in AVX512-BF16. So a result is as close to the product of the rounded operands
 //! as that of any other instruction set, and has other last bits.
 //!
+//! `tdpbssd` adds the products of signed bytes, four of each element, to sums of 32 bits. The 64 bytes of a row are one block of
+//! values that share a scale ([`super::int8`]), so that its sums leave the unit through memory, and are scaled and added
+//! as f32 by the other units.
+//!
 //! The compiler has no stable intrinsics for it, so these are blocks of assembly. What rows registers have (their
 //! configuration) belongs to a thread; it is loaded for each strip and given up after it, so that no other code finds the
 //! unit in use, which would make every switch of threads dearer.
 
 use std::arch::asm;
-use std::arch::x86_64::{__cpuid_count, _xgetbv};
+use std::arch::x86_64::*;
 use std::sync::OnceLock;
 
+use super::int8::{HEAD, QUADS};
 use super::tile::{Args, Columns};
 
 /// Rows of a register.
 const TILE_ROWS: usize = 16;
 /// Rows of a strip: two registers of sums.
 pub(super) const ROWS: usize = 2 * TILE_ROWS;
-/// Pairs in a row of a register.
+/// Elements in a row of a register: pairs, four bytes, or sums.
 pub(super) const STEP: usize = 16;
 /// Bytes in a row of a register.
 const ROW_BYTES: u16 = 64;
-/// Multiply-adds of one instruction.
-pub(super) const MULTIPLY_ADDS: usize = TILE_ROWS * STEP * 2 * STEP;
+/// Products of elements of one instruction.
+pub(super) const MULTIPLY_ADDS_OF_ELEMENTS: usize = TILE_ROWS * STEP * STEP;
 
-/// Whether the processor has tiles of bf16 and the operating system lets this process use them. It is asked once.
+/// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. It is asked once.
 pub(super) fn is_available() -> bool {
     static AVAILABLE: OnceLock<bool> = OnceLock::new();
     *AVAILABLE.get_or_init(|| processor_has_it() && system_keeps_it() && is_permitted())
 }
 
-/// Leaf 7 of CPUID names both features.
+/// Leaf 7 of CPUID names the features. No processor has one without the others.
 fn processor_has_it() -> bool {
+    const ALL: u32 = BF16 | TILE | INT8;
     const BF16: u32 = 1 << 22;
     const TILE: u32 = 1 << 24;
+    const INT8: u32 = 1 << 25;
     let [highest, features] = [(0, 0), (7, 0)].map(|(leaf, sub)| __cpuid_count(leaf, sub));
-    highest.eax >= 7 && features.edx & (BF16 | TILE) == BF16 | TILE
+    highest.eax >= 7 && features.edx & ALL == ALL
 }
 
 /// The operating system keeps the registers and their configuration when it switches threads.
@@ -238,33 +245,147 @@ pub(super) unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
     }
 }
 
-/// `steps` products of registers, of four sums in turn. Returns a value so that the work cannot be left out.
-///
-/// # Safety
-/// [`is_available`] has seen AMX.
-pub(super) unsafe fn registers_only(steps: usize) -> f32 {
-    let mut out = [0.0f32; TILE_ROWS * STEP];
-    // SAFETY: AMX is there, by the caller; its registers are ready; the last store has room.
-    unsafe {
-        let _ready = Ready::for_rows(ROWS);
+/// Multiplies a block of bytes of 16 left rows and 16 packed columns, and stores the sums.
+macro_rules! sums_of_bytes {
+    ($sums:literal, $left_register:literal, $packed:literal, $left:expr, $left_stride:expr, $right:expr, $right_stride:expr, $out:expr) => {
         asm!(
-            "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
-            "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
-            "2:",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "dec {rounds}",
-            "jnz 2b",
-            "tilestored [{out} + {stride}], tmm0",
-            rounds = inout(reg) steps.div_ceil(4) => _,
-            out = in(reg) out.as_mut_ptr(),
-            stride = in(reg) usize::from(ROW_BYTES),
-            options(nostack),
+            concat!("tilezero ", $sums),
+            concat!("tileloadd ", $left_register, ", [{left} + {left_stride}]"),
+            concat!("tileloadd ", $packed, ", [{right} + {right_stride}]"),
+            concat!("tdpbssd ", $sums, ", ", $left_register, ", ", $packed),
+            concat!("tilestored [{out} + {row}], ", $sums),
+            left = in(reg) $left,
+            left_stride = in(reg) 4 * $left_stride,
+            right = in(reg) $right,
+            right_stride = in(reg) 4 * $right_stride,
+            out = in(reg) $out,
+            row = in(reg) usize::from(ROW_BYTES),
+            options(nostack, preserves_flags),
             out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
             out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
-        );
-    }
-    out[0]
+        )
+    };
 }
+
+/// The sums of a block, row by row.
+#[repr(C, align(64))]
+struct Sums([[i32; STEP]; TILE_ROWS]);
+
+/// As [`super::int8::tile`], for `rows` rows and `columns`, with the same bits.
+///
+/// # Safety
+/// [`is_available`] has seen AMX, a [`Ready`] of as many rows is alive on this thread, and pointers are valid for the tile.
+#[inline(always)]
+pub(super) unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args) {
+    let registers = match columns {
+        Columns::Narrow => 1,
+        Columns::Full => 2,
+        Columns::InPlace { .. } => unreachable!("what is read where it lies is f32"),
+    };
+    for first in (0..rows).step_by(TILE_ROWS) {
+        for part in 0..registers {
+            // SAFETY: rows and columns lie in the tile, for which the registers are ready, by the caller; AMX comes with AVX-512.
+            unsafe {
+                let part = Args {
+                    left: args.left.add(first * args.left_stride),
+                    right: args.right.add(part * STEP),
+                    out: args.out.add(first * args.out_stride + part * STEP),
+                    ..*args
+                };
+                match (first > 0, rows - first >= TILE_ROWS) {
+                    (false, true) => part_of_bytes::<false, true>(TILE_ROWS, &part),
+                    (false, false) => part_of_bytes::<false, false>(rows - first, &part),
+                    (true, true) => part_of_bytes::<true, true>(TILE_ROWS, &part),
+                    (true, false) => part_of_bytes::<true, false>(rows - first, &part),
+                }
+            }
+        }
+    }
+}
+
+/// One register of sums of [`tile_of_bytes`]: `rows` rows, which are 16 if `WHOLE`, in the registers of the upper rows or those of the
+/// `LOWER`.
+///
+/// # Safety
+/// As there; the processor has AVX-512F.
+#[target_feature(enable = "avx512f")]
+unsafe fn part_of_bytes<const LOWER: bool, const WHOLE: bool>(rows: usize, args: &Args) {
+    let Args { elements, left, left_stride, right, right_stride, out, out_stride, accumulate } = *args;
+    let blocks = elements / (HEAD + QUADS);
+    // Two, so that a block is multiplied while the sums of the one before are scaled.
+    let mut sums = [const { Sums([[0; STEP]; TILE_ROWS]) }; 2];
+    // SAFETY: blocks lie inside both operands, rows inside the output, and the registers are ready, by the caller.
+    unsafe {
+        let multiply = |block: usize, to: *mut Sums| {
+            let at = block * (HEAD + QUADS);
+            let (left, right) = (left.add(at + HEAD), right.add((at + HEAD) * right_stride));
+            if LOWER {
+                sums_of_bytes!("tmm2", "tmm5", "tmm6", left, left_stride, right, right_stride, to);
+            } else {
+                sums_of_bytes!("tmm0", "tmm4", "tmm6", left, left_stride, right, right_stride, to);
+            }
+        };
+        let mut totals = [_mm512_setzero_ps(); TILE_ROWS];
+        multiply(0, &raw mut sums[0]);
+        for block in 0..blocks {
+            if block + 1 < blocks {
+                multiply(block + 1, &raw mut sums[(block + 1) % 2]);
+            }
+            let sums = &raw const sums[block % 2].0;
+            let at = block * (HEAD + QUADS);
+            let scales = _mm512_loadu_ps(right.add(at * right_stride));
+            for row in 0..TILE_ROWS {
+                if WHOLE || row < rows {
+                    let sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums.cast::<__m512i>().add(row)));
+                    let scale = _mm512_set1_ps(*left.add(at + row * left_stride));
+                    totals[row] = _mm512_fmadd_ps(_mm512_mul_ps(sum, scales), scale, totals[row]);
+                }
+            }
+        }
+        for row in 0..TILE_ROWS {
+            if WHOLE || row < rows {
+                let to = out.add(row * out_stride);
+                let total =
+                    if accumulate { _mm512_add_ps(_mm512_loadu_ps(to), totals[row]) } else { totals[row] };
+                _mm512_storeu_ps(to, total);
+            }
+        }
+    }
+}
+
+/// `steps` products of registers by one instruction, of four sums in turn. Returns a value so that the work cannot be left out.
+macro_rules! registers_only {
+    ($name:ident, $instruction:literal) => {
+        /// # Safety
+        /// [`is_available`] has seen AMX.
+        pub(super) unsafe fn $name(steps: usize) -> f32 {
+            let mut out = [0.0f32; TILE_ROWS * STEP];
+            // SAFETY: AMX is there, by the caller; its registers are ready; the last store has room.
+            unsafe {
+                let _ready = Ready::for_rows(ROWS);
+                asm!(
+                    "tilezero tmm0", "tilezero tmm1", "tilezero tmm2", "tilezero tmm3",
+                    "tilezero tmm4", "tilezero tmm5", "tilezero tmm6", "tilezero tmm7",
+                    "2:",
+                    concat!($instruction, " tmm0, tmm4, tmm6"),
+                    concat!($instruction, " tmm1, tmm4, tmm7"),
+                    concat!($instruction, " tmm2, tmm5, tmm6"),
+                    concat!($instruction, " tmm3, tmm5, tmm7"),
+                    "dec {rounds}",
+                    "jnz 2b",
+                    "tilestored [{out} + {stride}], tmm0",
+                    rounds = inout(reg) steps.div_ceil(4) => _,
+                    out = in(reg) out.as_mut_ptr(),
+                    stride = in(reg) usize::from(ROW_BYTES),
+                    options(nostack),
+                    out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+                    out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+                );
+            }
+            out[0]
+        }
+    };
+}
+
+registers_only!(pairs_only, "tdpbf16ps");
+registers_only!(bytes_only, "tdpbssd");

@@ -20,16 +20,17 @@ use super::{Columns, MAX_PANEL, MAX_ROWS};
 /// Values that share a scale.
 pub(super) const BLOCK: usize = 64;
 /// Elements before those of a block.
-const HEAD: usize = 2;
+pub(super) const HEAD: usize = 2;
 /// The largest code.
 const LARGEST: f32 = 127.0;
 /// Values in an element of four codes.
 const QUAD: usize = 4;
-/// Elements of `k` values, `values` to an element, with what stands before each block.
+/// Elements of four codes in a block.
+pub(super) const QUADS: usize = BLOCK / QUAD;
+/// Elements of `k` values, `values` to an element, with what stands before each block. A last block is filled up with zeros.
 #[inline(always)]
 pub(super) fn elements(k: usize, values: usize) -> usize {
-    k / BLOCK * (HEAD + BLOCK / values)
-        + if k.is_multiple_of(BLOCK) { 0 } else { HEAD + (k % BLOCK).div_ceil(values) }
+    k.div_ceil(BLOCK) * (HEAD + BLOCK / values)
 }
 
 /// The scale of values whose largest magnitude has these bits, and what values are multiplied by to become codes. Magnitudes below
@@ -104,12 +105,12 @@ pub(super) struct Quads<S>(PhantomData<S>);
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
-    for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK / QUAD)) {
+    for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + QUADS)) {
         let mut rounded = [0; BLOCK];
         let (sum, scale) = codes(block, &mut rounded);
         let bytes = rounded.map(|code| code.cast_unsigned().wrapping_add(offset));
         (to[0], to[1]) = (scale, element(start(sum)));
-        let to = &mut to[HEAD..][..block.len().div_ceil(QUAD)];
+        let to = &mut to[HEAD..];
         // SAFETY: every four bytes are an f32, and any bytes are.
         let to = unsafe { to.align_to_mut::<u8>().1 };
         to.copy_from_slice(&bytes[..to.len()]);
@@ -192,6 +193,9 @@ fn quads_across_sum<const LANES: usize>(
             }
             to[(HEAD + quad) * width + column..][..LANES].copy_from_slice(&bytes.map(element));
         }
+        for quad in count.div_ceil(QUAD)..QUADS {
+            to[(HEAD + quad) * width + column..][..LANES].fill(0.0);
+        }
         to[column..][..LANES].copy_from_slice(&scales);
         let starts = sums.map(|sum| element(-i32::from(offset) * sum));
         to[width + column..][..LANES].copy_from_slice(&starts);
@@ -216,7 +220,7 @@ impl<S: Simd> Operand for Integers<S> {
         for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK)) {
             let mut rounded = [0; BLOCK];
             (to[0], to[1]) = (codes(block, &mut rounded).1, 0.0);
-            for (code, to) in rounded[..block.len()].iter().zip(&mut to[HEAD..]) {
+            for (code, to) in rounded.iter().zip(&mut to[HEAD..]) {
                 *to = f32::from(*code);
             }
         }
@@ -232,6 +236,9 @@ impl<S: Simd> Operand for Integers<S> {
             for (row, value) in values().enumerate() {
                 to[(HEAD + row) * width + column] = code(value, inverse) as f32;
             }
+            for row in count..BLOCK {
+                to[(HEAD + row) * width + column] = 0.0;
+            }
         }
     }
 
@@ -244,14 +251,13 @@ impl<S: Simd> Operand for Integers<S> {
         let mut sums = [0.0; MAX_ROWS * MAX_PANEL];
         let mut at = 0;
         while at < args.elements {
-            let values = (args.elements - at).min(HEAD + BLOCK) - HEAD;
             let accumulate = args.accumulate || at > 0;
             // SAFETY: the block lies inside both operands and the tile inside the output, by the caller; the sums have room for
             // the largest tile.
             unsafe {
                 let (left, right) = (args.left.add(at), args.right.add(at * args.right_stride));
                 let products = Args {
-                    elements: values,
+                    elements: BLOCK,
                     left: left.add(HEAD),
                     right: right.add(HEAD * args.right_stride),
                     out: sums.as_mut_ptr(),
@@ -269,50 +275,51 @@ impl<S: Simd> Operand for Integers<S> {
                     }
                 }
             }
-            at += HEAD + values;
+            at += HEAD + BLOCK;
         }
     }
 }
 
-/// An instruction set that multiplies bytes: four products, added to an i32. Left bytes are unsigned (VNNI) or signed (dot
-/// products of ARM), right ones signed.
+/// An instruction set that multiplies bytes. Left bytes are unsigned (VNNI) or signed (AMX, dot products of ARM), right ones
+/// signed.
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 pub(super) trait Bytes: Simd {
-    /// A register of [`Simd::LANES`] elements, or sums.
-    type I: Copy;
     /// Added to left codes: 128 where left bytes are unsigned.
     const OFFSET: u8;
+
+    /// Runs the tile of `rows` rows and `columns`, for which the processor is ready; see [`tile`].
+    unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args);
+}
+
+/// An instruction set that adds four products of bytes to an i32.
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
+pub(super) trait Dots: Bytes {
+    /// A register of [`Simd::LANES`] elements, or sums.
+    type I: Copy;
 
     unsafe fn load_bytes(from: *const f32) -> Self::I;
     unsafe fn splat_bytes(from: *const f32) -> Self::I;
     /// `sums + left * right`.
     unsafe fn dot(sums: Self::I, left: Self::I, right: Self::I) -> Self::I;
     unsafe fn to_f32(sums: Self::I) -> Self::V;
-    /// Runs the tile of `rows` rows and `columns`; see [`tile`].
-    unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args);
 }
 
 /// `out[i][j] (+)= sum over blocks of scale[i] * scale[j] * (start[j] + sum_k left[i][k] * right[k][j])` for `R` rows and `V`
 /// registers of columns. What `out` held is added last.
 ///
 /// # Safety
-/// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks but for the last.
+/// The processor has `S`; all pointers are valid for the tile, whose operands have whole blocks.
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
-pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args) {
+pub(super) unsafe fn tile<S: Dots, const R: usize, const V: usize>(args: &Args) {
     // SAFETY: the processor has `S`; the operands have `elements` elements, of which every block has its head, and the
     // output has `R` rows of `V` registers, by the caller.
     unsafe {
         let mut rows: [*const f32; R] = std::array::from_fn(|i| args.left.add(i * args.left_stride));
-        let (mut right, mut rest) = (args.right, args.elements);
+        let mut right = args.right;
         let mut totals = [[S::zero(); V]; R];
-        while rest > 0 {
-            let quads = rest.min(HEAD + BLOCK / QUAD) - HEAD;
-            // The compiler knows how often the loop of a whole block runs.
-            let sums = match quads {
-                WHOLE => dots::<S, R, V>(&rows, right, args.right_stride, WHOLE),
-                _ => dots::<S, R, V>(&rows, right, args.right_stride, quads),
-            };
+        for _ in 0..args.elements / (HEAD + QUADS) {
+            let sums = dots::<S, R, V>(&rows, right, args.right_stride);
             let scales: [S::V; V] = std::array::from_fn(|j| S::load(right.add(j * S::LANES)));
             for i in 0..R {
                 let scale = S::splat(rows[i]);
@@ -320,10 +327,9 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
                     let scaled = S::fma(S::to_f32(sums[i][j]), scales[j], S::zero());
                     totals[i][j] = S::fma(scaled, scale, totals[i][j]);
                 }
-                rows[i] = rows[i].wrapping_add(HEAD + quads);
+                rows[i] = rows[i].wrapping_add(HEAD + QUADS);
             }
-            right = right.wrapping_add((HEAD + quads) * args.right_stride);
-            rest -= HEAD + quads;
+            right = right.wrapping_add((HEAD + QUADS) * args.right_stride);
         }
         for i in 0..R {
             for j in 0..V {
@@ -335,28 +341,23 @@ pub(super) unsafe fn tile<S: Bytes, const R: usize, const V: usize>(args: &Args)
     }
 }
 
-/// Elements of a whole block that hold codes.
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
-const WHOLE: usize = BLOCK / QUAD;
-
 /// The sums of a block: `start[j] + sum_k left[i][k] * right[k][j]`; `rows` and `right` are at its head.
 ///
 /// # Safety
-/// As [`tile`], of a block of `quads` elements behind its head.
+/// As [`tile`], of a block.
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
-unsafe fn dots<S: Bytes, const R: usize, const V: usize>(
+unsafe fn dots<S: Dots, const R: usize, const V: usize>(
     rows: &[*const f32; R],
     right: *const f32,
     right_stride: usize,
-    quads: usize,
 ) -> [[S::I; V]; R] {
     // SAFETY: by the caller.
     unsafe {
         let starts = right.add(right_stride);
         let mut sums = [std::array::from_fn(|j| S::load_bytes(starts.add(j * S::LANES))); R];
         let mut right = right.wrapping_add(HEAD * right_stride);
-        for quad in 0..quads {
+        for quad in 0..QUADS {
             let columns: [S::I; V] = std::array::from_fn(|j| S::load_bytes(right.add(j * S::LANES)));
             for i in 0..R {
                 let value = S::splat_bytes(rows[i].add(HEAD + quad));
@@ -376,7 +377,7 @@ unsafe fn dots<S: Bytes, const R: usize, const V: usize>(
 /// The processor has `S`.
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
-pub(super) unsafe fn registers_only<S: Bytes>(steps: usize) -> f32 {
+pub(super) unsafe fn registers_only<S: Dots>(steps: usize) -> f32 {
     // SAFETY: the processor has `S`, by the caller; the arrays have the values of the widest register.
     unsafe {
         let start = std::hint::black_box([0.0f32; 16]);

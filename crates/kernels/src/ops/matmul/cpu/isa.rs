@@ -36,7 +36,7 @@ pub(super) enum Isa {
     /// With products of bf16 pairs; everything else is that of `Avx512Vnni`.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
-    /// With products of tiles of bf16 pairs; everything else is that of `Avx512Bf16`.
+    /// With products of tiles of bf16 pairs or bytes; everything else is that of `Avx512Bf16`.
     #[cfg(target_arch = "x86_64")]
     Amx,
     #[cfg(target_arch = "aarch64")]
@@ -172,9 +172,12 @@ impl Isa {
             (Isa::AvxVnni, ComputeDtype::Int8) => unsafe { quads_along_sum_avx_vnni(from, to) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => unsafe {
+            (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => unsafe {
                 quads_along_sum_avx512_vnni(from, to);
             },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::Amx, ComputeDtype::Int8) => unsafe { quads_along_sum_amx(from, to) },
             #[cfg(target_arch = "aarch64")]
             (Isa::NeonDot, ComputeDtype::Int8) => whole_left_row::<Quads<simd::arm::Neon>>(from, to),
             _ => unreachable!("{self:?} has no {dtype:?}: {} values for {} elements", from.len(), to.len()),
@@ -185,7 +188,9 @@ impl Isa {
     fn multiply_adds_of_a_step(self, dtype: ComputeDtype) -> usize {
         match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, ComputeDtype::Bf16) => amx::MULTIPLY_ADDS,
+            (Isa::Amx, ComputeDtype::Bf16 | ComputeDtype::Int8) => {
+                amx::MULTIPLY_ADDS_OF_ELEMENTS * self.values(dtype)
+            }
             _ => 12 * self.lanes() * self.values(dtype),
         }
     }
@@ -203,7 +208,7 @@ impl Isa {
             (Isa::Avx2 | Isa::AvxVnni, _) => unsafe { registers_only_avx2(steps) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AVX512-VNNI before it gave these sets.
-            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => unsafe {
+            (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => unsafe {
                 bytes_only_avx512_vnni(steps)
             },
             #[cfg(target_arch = "x86_64")]
@@ -216,7 +221,10 @@ impl Isa {
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => unsafe { registers_only_avx512_bf16(steps) },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: `available` saw AMX before it gave this set.
-            (Isa::Amx, ComputeDtype::Bf16) => unsafe { amx::registers_only(steps) },
+            (Isa::Amx, ComputeDtype::Bf16) => unsafe { amx::pairs_only(steps) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            (Isa::Amx, ComputeDtype::Int8) => unsafe { amx::bytes_only(steps) },
             #[cfg(target_arch = "aarch64")]
             // SAFETY: `available` saw dot products before it gave this set.
             (Isa::NeonDot, ComputeDtype::Int8) => unsafe { bytes_only_neon_dot(steps) },
@@ -249,11 +257,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512, ComputeDtype::Int8) => &avx512::INTEGERS,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => &avx512_vnni::QUADS,
+            (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => &avx512_vnni::QUADS,
             #[cfg(target_arch = "x86_64")]
             (Isa::Avx512Bf16, ComputeDtype::Bf16) => &avx512_bf16::PAIRED,
             #[cfg(target_arch = "x86_64")]
-            (Isa::Amx, ComputeDtype::Bf16) => &amx_bf16::PAIRED,
+            (Isa::Amx, ComputeDtype::Bf16) => &tiles::PAIRED,
+            #[cfg(target_arch = "x86_64")]
+            (Isa::Amx, ComputeDtype::Int8) => &tiles::QUADS,
             #[cfg(target_arch = "aarch64")]
             (Isa::Neon | Isa::NeonDot, ComputeDtype::F32) => &neon::SINGLE,
             #[cfg(target_arch = "aarch64")]
@@ -310,13 +320,13 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2 | Isa::AvxVnni, _) => "avx2",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => "avx512vnni",
+        (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => "avx512vnni",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512 | Isa::Avx512Vnni, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => "avx512",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx, ComputeDtype::Bf16) => "amx",
+        (Isa::Amx, ComputeDtype::Bf16 | ComputeDtype::Int8) => "amx",
         #[cfg(target_arch = "aarch64")]
         (Isa::NeonDot, ComputeDtype::Int8) => "neon dotprod",
         #[cfg(target_arch = "aarch64")]
@@ -446,10 +456,11 @@ mod avx512_bf16 {
     kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Avx512Bf16>);
 }
 #[cfg(target_arch = "x86_64")]
-mod amx_bf16 {
+mod tiles {
     use super::*;
     // AMX has no instructions but those of tiles, which need no feature of the compiler.
     kernels!(PAIRED, avx512_bf16, Paired<simd::x86::Amx>);
+    kernels!(QUADS, avx512, Quads<simd::x86::Amx>);
 }
 
 /// Makes elements of a whole left row, as long as a block of the sum at a time.
@@ -472,6 +483,12 @@ unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
 unsafe fn quads_along_sum_avx512_vnni(from: &[f32], to: &mut [f32]) {
     whole_left_row::<Quads<simd::x86::Avx512>>(from, to);
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+unsafe fn quads_along_sum_amx(from: &[f32], to: &mut [f32]) {
+    whole_left_row::<Quads<simd::x86::Amx>>(from, to);
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -287,7 +287,7 @@ impl Simd for Portable {
 #[cfg(target_arch = "x86_64")]
 pub(super) mod x86 {
     use super::super::amx;
-    use super::super::int8::{self, Bytes};
+    use super::super::int8::{self, Bytes, Dots};
     use super::super::stored_rows::StoredRows;
     use super::{Args, Columns, Out, Pairs, Range, RightCpu, Simd, ask_ahead, tile};
     use std::arch::x86_64::*;
@@ -414,9 +414,8 @@ pub(super) mod x86 {
     }
 
     /// With AVX-VNNI beside it.
-    impl Bytes for Avx2 {
+    impl Dots for Avx2 {
         type I = __m256i;
-        const OFFSET: u8 = 128;
 
         #[inline(always)]
         unsafe fn load_bytes(from: *const f32) -> __m256i {
@@ -438,6 +437,10 @@ pub(super) mod x86 {
             // SAFETY: AVX is there, by the caller; no memory is touched.
             unsafe { _mm256_cvtepi32_ps(sums) }
         }
+    }
+
+    impl Bytes for Avx2 {
+        const OFFSET: u8 = 128;
         tile_of_bytes_table!(Avx2, avx_vnni);
     }
 
@@ -550,9 +553,8 @@ pub(super) mod x86 {
     }
 
     /// With AVX512-VNNI beside it.
-    impl Bytes for Avx512 {
+    impl Dots for Avx512 {
         type I = __m512i;
-        const OFFSET: u8 = 128;
 
         #[inline(always)]
         unsafe fn load_bytes(from: *const f32) -> __m512i {
@@ -574,6 +576,10 @@ pub(super) mod x86 {
             // SAFETY: AVX-512F is there, by the caller; no memory is touched.
             unsafe { _mm512_cvtepi32_ps(sums) }
         }
+    }
+
+    impl Bytes for Avx512 {
+        const OFFSET: u8 = 128;
         tile_of_bytes_table!(Avx512, avx512_vnni);
     }
 
@@ -671,7 +677,7 @@ pub(super) mod x86 {
         }
     }
 
-    /// AVX-512 with its bf16 instructions and AMX: tiles of 16 rows of 16 pairs, whose product is one instruction.
+    /// AVX-512 with its bf16 instructions and AMX: tiles of 16 rows of 16 pairs or of 64 bytes, whose product is one instruction.
     #[derive(Clone, Copy)]
     pub(in super::super) struct Amx;
 
@@ -693,6 +699,16 @@ pub(super) mod x86 {
         unsafe fn tile(rows: usize, columns: Columns, args: &Args) {
             // SAFETY: AMX is there and ready for these rows, and pointers are valid for the tile, by the caller.
             unsafe { amx::tile(rows, columns, args) }
+        }
+    }
+
+    impl Bytes for Amx {
+        const OFFSET: u8 = 0;
+
+        #[inline(always)]
+        unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args) {
+            // SAFETY: AMX is there and ready for these rows, and pointers are valid for the tile, by the caller.
+            unsafe { amx::tile_of_bytes(rows, columns, args) }
         }
     }
 
@@ -719,7 +735,7 @@ pub(super) mod x86 {
 
 #[cfg(target_arch = "aarch64")]
 pub(super) mod arm {
-    use super::super::int8::{self, Bytes};
+    use super::super::int8::{self, Bytes, Dots};
     use super::{Args, Columns, Simd, ask_ahead, tile};
     use std::arch::aarch64::*;
     use std::arch::asm;
@@ -772,9 +788,8 @@ pub(super) mod arm {
     }
 
     /// With dot products (FEAT_DotProd).
-    impl Bytes for Neon {
+    impl Dots for Neon {
         type I = int32x4_t;
-        const OFFSET: u8 = 0;
 
         #[inline(always)]
         unsafe fn load_bytes(from: *const f32) -> int32x4_t {
@@ -807,6 +822,10 @@ pub(super) mod arm {
             // SAFETY: NEON is part of aarch64; no memory is touched.
             unsafe { vcvtq_f32_s32(sums) }
         }
+    }
+
+    impl Bytes for Neon {
+        const OFFSET: u8 = 0;
         tile_of_bytes_table!(Neon, neon_dot);
     }
 }
