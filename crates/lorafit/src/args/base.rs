@@ -68,7 +68,7 @@ pub struct ComputeArgs {
     /// GPU, activations have this type.
     ///
     /// int8 rounds both to 8 bits, with a scale for every 64 values, where processors multiply bytes (AVX512-VNNI: Intel
-    /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). With AMX it is about as fast as bf16; on
+    /// Ice Lake, AMD Zen 4, and later; AVX-VNNI: Intel Alder Lake, and later). With AMX it is no faster than bf16; on
     /// processors that do not multiply bytes it is slower than f32.
     /// [default: bf16 on a GPU, and with --quant on processors that multiply bf16; else f32]
     #[arg(long, value_enum, value_name = "DTYPE")]
@@ -95,10 +95,10 @@ impl ComputeArgs {
         }
     }
 
-    /// What whoever chose a type slower than f32 should know.
-    pub fn note(self) -> Option<&'static str> {
+    /// A warning where int8 was chosen and this processor does not multiply bytes.
+    pub fn warning(self) -> Option<&'static str> {
         (self.compute_dtype == Some(ComputeChoice::Int8) && !multiplies_bytes()).then_some(
-            "warning: this processor has no instructions for products of bytes: --compute-dtype int8 is slower here than f32",
+            "warning: --compute-dtype int8 is slower than f32 here: this processor does not multiply bytes",
         )
     }
 

@@ -17,7 +17,7 @@ use crate::args::memory::MemoryArgs;
 use crate::args::options::{TargetModules, WeightDtype, shape_hint};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
-use crate::session::base::{device, reserve, use_threads};
+use crate::session::base::{device, reserve, use_threads, warn_of};
 use crate::session::limits::longest_row;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -107,6 +107,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     longest_row(&config, "seq", args.seq, true)?;
     let quantization = args.base.resolve()?;
     let device = device(&args.common, args.compute)?;
+    warn_of(args.compute, &args.common);
     let placement = device.placement();
     let compute = args.compute.on(args.common.device, quantization.is_some());
     let mut lora = LoraConfig::new(args.target_modules.value.clone());

@@ -151,7 +151,7 @@ pub fn open_base(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
-    compute.note().iter().for_each(|note| tell(note, common));
+    warn_of(compute, common);
     let quantization = quant.resolve()?;
     let (mut files, mut tokenizer) = open_files(model, &Tokens::OfModel, template, common)?;
     let Added { indices, notes } = tokens.add(&mut files, &mut tokenizer)?;
@@ -196,6 +196,7 @@ pub fn open_shape(
     common: &Common,
 ) -> anyhow::Result<Base> {
     let device = device(common, compute)?;
+    warn_of(compute, common);
     let (files, tokenizer) = open_without_weights(model, template, common)?;
     let weight_bytes = files.config().parameters().saturating_mul(4);
     let limit = memory_limit(None, device).unwrap_or(u64::MAX);
@@ -256,6 +257,11 @@ fn with_tokenizer(files: ModelFiles, template: &TemplateArgs) -> anyhow::Result<
     let mut tokenizer = open_tokenizer(&files)?;
     template.apply(&mut tokenizer)?;
     Ok((files, tokenizer))
+}
+
+/// Tells what is to be known of the number type that was chosen.
+pub fn warn_of(compute: ComputeArgs, common: &Common) {
+    compute.warning().iter().for_each(|text| tell(text, common));
 }
 
 fn tell(text: &str, common: &Common) {

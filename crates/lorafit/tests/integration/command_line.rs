@@ -546,6 +546,19 @@ fn sixteen_bits_are_recommended_where_they_save_recomputing_or_time() {
 }
 
 #[test]
+fn int8_is_warned_of_where_processors_do_not_multiply_bytes() {
+    let shape = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_spm/config.json");
+    let bench = ["bench", "--shape", shape, "--batch", "1", "--seq", "8", "--steps", "1", "--compute-dtype"];
+    let told = |dtype: &str| {
+        let told = lorafit(&[&bench[..], &[dtype]].concat());
+        assert_eq!(told.code, 0, "{}", told.stderr);
+        told.stderr.contains("slower than f32 here")
+    };
+    let multiplies = cpu_instruction_set(ComputeDtype::Int8) != cpu_instruction_set(ComputeDtype::F32);
+    assert_eq!([told("int8"), told("f32")], [!multiplies, false]);
+}
+
+#[test]
 fn a_template_takes_the_place_of_the_models_own() {
     let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_spm");
     let answer = |template: &str| {

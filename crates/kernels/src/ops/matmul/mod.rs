@@ -173,7 +173,8 @@ pub fn add_scaled(m: usize, n: usize, term: Term<'_>, scale: f32, out: &mut [f32
 }
 
 /// The instruction set the processor's products of `dtype` run on. The order in which they add, and with it the last bits
-/// of their results, is that of the instruction set.
+/// of their results, is that of the instruction set. Sets that give the same bits have one name: products of bytes by AMX are
+/// called "avx512vnni".
 pub fn cpu_instruction_set(dtype: ComputeDtype) -> &'static str {
     cpu::instruction_set(dtype)
 }

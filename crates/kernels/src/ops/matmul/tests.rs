@@ -184,6 +184,11 @@ fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
         (50, 16, 64),
         (79, 100, 130),
         (19, 290, 1667),
+        // The longest blocks of the sum, which have the most elements.
+        (17, 64, 768),
+        (20, 300, 760),
+        (33, 40, 720),
+        (18, 256, 1536),
     ] {
         let (mut x, mut values) = (random.normal(m * k), random.normal(n * k));
         // Blocks of zeros, of values near the smallest there are, and of very different ones.
@@ -218,17 +223,29 @@ fn int8_products_are_those_of_rounded_operands_on_every_instruction_set() {
 #[test]
 fn int8_products_have_the_same_bits_in_tiles_and_in_registers() {
     let mut random = Random::new(9);
-    for (m, n, k) in [(1, 1, 1), (17, 33, 65), (31, 16, 64), (32, 32, 128), (47, 48, 640), (100, 300, 1667)] {
-        let (x, values) = (random.normal(m * k), random.normal(n * k));
-        let weight = computed_in_int8(frozen(n, k, &values));
-        let terms = [TermCpu { left: rows(&x, k), right: RightCpu::WeightTransposed(weight.host()), k }];
+    for (m, n, k) in [(17, 1, 1), (17, 33, 65), (31, 16, 64), (32, 32, 128), (47, 48, 768), (100, 300, 1667)]
+    {
+        let (mut x, mut values) = (random.normal(m * k), random.normal(n * k));
+        // A row and a column of zeros.
+        x[..k].fill(0.0);
+        values[..k].fill(0.0);
+        let [forward, backward] = [frozen(n, k, &values), frozen(k, n, &values)].map(computed_in_int8);
+        let forward = RightCpu::WeightTransposed(forward.host());
+        let backward = RightCpu::Weight(backward.host());
         let start = random.normal(m * n);
-        let found = testing::on_every_isa(m, n, &terms, None, true, &start, 2);
-        let of = |name: &str| found.iter().find(|(isa, _)| isa == name).map(|(_, values)| values);
-        let (Some(registers), Some(tiles)) = (of("Avx512Vnni"), of("Amx")) else {
-            return println!("skipped: this processor has no AMX");
-        };
-        assert!(registers.iter().zip(tiles).all(|(a, b)| a.to_bits() == b.to_bits()), "{m}x{n}x{k}");
+        for (left, right) in [(rows(&x, k), forward), (rows(&x, k), backward), (transposed(&x, m), backward)]
+        {
+            for accumulate in [false, true] {
+                let terms = [TermCpu { left, right, k }];
+                let found = testing::on_every_isa(m, n, &terms, None, accumulate, &start, 2);
+                let of = |name: &str| found.iter().find(|(isa, _)| isa == name).map(|(_, values)| values);
+                let (Some(registers), Some(tiles)) = (of("Avx512Vnni"), of("Amx")) else {
+                    return println!("skipped: this processor has no AMX");
+                };
+                let same = registers.iter().zip(tiles).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same, "{m}x{n}x{k}, accumulate {accumulate}");
+            }
+        }
     }
 }
 

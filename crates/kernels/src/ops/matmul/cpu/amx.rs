@@ -1,7 +1,7 @@
 //! Tiles of bf16 pairs or of bytes on AMX (Intel Sapphire Rapids and later): eight registers of 16 rows of 64 bytes, and
 //! instructions that add the product of two of them to a third.
 //!
-//! A strip of 32 left rows against a panel of 32 columns takes all eight: four of sums, two of left rows, two of packed
+//! Of pairs, a strip of 32 left rows against a panel of 32 columns takes all eight: four of sums, two of left rows, two of packed
 //! columns. The packed panel, `[pairs][columns]`, is the layout the instruction asks for, and so are left rows, whose pairs
 //! follow each other.
 //!
@@ -10,11 +10,11 @@
 //! 2^-126 count as zero, before and after, as in AVX512-BF16. So a result is as close to the product of the rounded operands
 //! as that of any other instruction set, and has other last bits.
 //!
-//! `tdpbssd` adds the products of signed bytes, four of each element, to sums of 32 bits. The 64 bytes of a row are one block of
-//! values that share a scale ([`super::int8`]), so that its sums leave the unit through memory, and are scaled and added
-//! as f32 by the other units.
+//! Of bytes, `tdpbssd` adds the products, four of each element, to sums of 32 bits. The 64 bytes of a row are one block of values
+//! that share a scale ([`super::int8`]), and the unit cannot scale: the sums of each block are stored, and AVX-512 scales and
+//! adds them. That is done for 16 rows and 16 columns at a time, with three registers.
 //!
-//! The compiler has no stable intrinsics for it, so these are blocks of assembly. What rows registers have (their
+//! The compiler has no stable intrinsics for AMX, so these are blocks of assembly. What rows registers have (their
 //! configuration) belongs to a thread; it is loaded for each strip and given up after it, so that no other code finds the
 //! unit in use, which would make every switch of threads dearer.
 
@@ -34,7 +34,7 @@ pub(super) const STEP: usize = 16;
 /// Bytes in a row of a register.
 const ROW_BYTES: u16 = 64;
 /// Products of elements of one instruction.
-pub(super) const MULTIPLY_ADDS_OF_ELEMENTS: usize = TILE_ROWS * STEP * STEP;
+pub(super) const PRODUCTS_OF_ELEMENTS: usize = TILE_ROWS * STEP * STEP;
 
 /// Whether the processor has tiles of bf16 and of bytes, and the operating system lets this process use them. It is asked once.
 pub(super) fn is_available() -> bool {
@@ -307,11 +307,12 @@ pub(super) unsafe fn tile_of_bytes(rows: usize, columns: Columns, args: &Args) {
 /// `LOWER`.
 ///
 /// # Safety
-/// As there; the processor has AVX-512F.
+/// As there; the processor has AVX-512F, and there is a block.
 #[target_feature(enable = "avx512f")]
 unsafe fn part_of_bytes<const LOWER: bool, const WHOLE: bool>(rows: usize, args: &Args) {
     let Args { elements, left, left_stride, right, right_stride, out, out_stride, accumulate } = *args;
     let blocks = elements / (HEAD + QUADS);
+    assert!(blocks > 0 && elements.is_multiple_of(HEAD + QUADS), "{elements} elements");
     // Two, so that a block is multiplied while the sums of the one before are scaled.
     let mut sums = [const { Sums([[0; STEP]; TILE_ROWS]) }; 2];
     // SAFETY: blocks lie inside both operands, rows inside the output, and the registers are ready, by the caller.
@@ -353,9 +354,11 @@ unsafe fn part_of_bytes<const LOWER: bool, const WHOLE: bool>(rows: usize, args:
     }
 }
 
-/// `steps` products of registers by one instruction, of four sums in turn. Returns a value so that the work cannot be left out.
+/// A function that multiplies registers by one instruction.
 macro_rules! registers_only {
     ($name:ident, $instruction:literal) => {
+        /// `steps` products of registers, of four sums in turn. Returns a value so that the work cannot be left out.
+        ///
         /// # Safety
         /// [`is_available`] has seen AMX.
         pub(super) unsafe fn $name(steps: usize) -> f32 {

@@ -174,12 +174,12 @@ fn right_rows<S: Simd>(
     std::array::from_fn(|i| decoded[place(i) * stride..][..padded].as_ptr())
 }
 
-/// Whether registers are many: they hold twice as many sums, beside what is decoded.
-const fn has_many_registers<S: Simd>() -> bool {
+/// Whether there are 32 registers, as on AVX-512 and NEON, or 16.
+pub(super) const fn has_many_registers<S: Simd>() -> bool {
     S::ROWS >= 12
 }
 
-/// Left rows of a tile, at most: with them it has eight to sixteen sums, or half as many where registers are few.
+/// Left rows of a tile, at most: then it has sixteen sums where registers are many, else eight.
 const fn most_left<S: Simd, T: RowGroups<S>>() -> usize {
     match (has_many_registers::<S>(), T::IS_DECODED) {
         (true, true) => MOST_TILE_LEFT,

@@ -6,9 +6,9 @@
 //! the f32 sum. Integers are exact in i32 and, below 2^24, in f32, so that instruction sets that have no products of bytes
 //! compute the same blocks by multiplying the codes as f32.
 //!
-//! Before the elements of a block stand two more: the scale, and what its sums begin with. Those of x86-64 multiply
-//! unsigned bytes with signed ones: left codes have 128 added, and right blocks begin with -128 times the sum of
-//! their codes. Those of ARM multiply signed bytes, and nothing is added ([`Bytes::OFFSET`]).
+//! Before the elements of a block stand two more: the scale, and what its sums begin with. VNNI multiplies unsigned bytes with
+//! signed ones: left codes have 128 added, and right blocks begin with -128 times the sum of their codes. AMX and ARM multiply
+//! signed bytes, and nothing is added ([`Bytes::OFFSET`]). A last block is filled up with zeros.
 
 use std::marker::PhantomData;
 
@@ -28,8 +28,7 @@ const QUAD: usize = 4;
 /// Elements of four codes in a block.
 pub(super) const QUADS: usize = BLOCK / QUAD;
 /// Elements of `k` values, `values` to an element, with what stands before each block. A last block is filled up with zeros.
-#[inline(always)]
-pub(super) fn elements(k: usize, values: usize) -> usize {
+pub(super) const fn elements(k: usize, values: usize) -> usize {
     k.div_ceil(BLOCK) * (HEAD + BLOCK / values)
 }
 
@@ -105,7 +104,8 @@ pub(super) struct Quads<S>(PhantomData<S>);
 #[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), allow(dead_code))]
 #[inline(always)]
 fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32) -> i32) {
-    for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + QUADS)) {
+    assert!(to.len() >= elements(from.len(), QUAD));
+    for (block, to) in from.chunks(BLOCK).zip(to.chunks_exact_mut(HEAD + QUADS)) {
         let mut rounded = [0; BLOCK];
         let (sum, scale) = codes(block, &mut rounded);
         let bytes = rounded.map(|code| code.cast_unsigned().wrapping_add(offset));
@@ -113,7 +113,7 @@ fn quads_along_sum(from: &[f32], to: &mut [f32], offset: u8, start: impl Fn(i32)
         let to = &mut to[HEAD..];
         // SAFETY: every four bytes are an f32, and any bytes are.
         let to = unsafe { to.align_to_mut::<u8>().1 };
-        to.copy_from_slice(&bytes[..to.len()]);
+        to.copy_from_slice(&bytes);
     }
 }
 
@@ -217,7 +217,8 @@ impl<S: Simd> Operand for Integers<S> {
 
     #[inline(always)]
     fn left_along_sum(from: &[f32], to: &mut [f32]) {
-        for (block, to) in from.chunks(BLOCK).zip(to.chunks_mut(HEAD + BLOCK)) {
+        assert!(to.len() >= elements(from.len(), 1));
+        for (block, to) in from.chunks(BLOCK).zip(to.chunks_exact_mut(HEAD + BLOCK)) {
             let mut rounded = [0; BLOCK];
             (to[0], to[1]) = (codes(block, &mut rounded).1, 0.0);
             for (code, to) in rounded.iter().zip(&mut to[HEAD..]) {

@@ -189,7 +189,7 @@ impl Isa {
         match (self, dtype) {
             #[cfg(target_arch = "x86_64")]
             (Isa::Amx, ComputeDtype::Bf16 | ComputeDtype::Int8) => {
-                amx::MULTIPLY_ADDS_OF_ELEMENTS * self.values(dtype)
+                amx::PRODUCTS_OF_ELEMENTS * self.values(dtype)
             }
             _ => 12 * self.lanes() * self.values(dtype),
         }
@@ -320,13 +320,14 @@ pub(crate) fn instruction_set(dtype: ComputeDtype) -> &'static str {
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx2 | Isa::AvxVnni, _) => "avx2",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => "avx512vnni",
+        // Tiles of bytes give the same bits.
+        (Isa::Avx512Vnni | Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::Int8) => "avx512vnni",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512 | Isa::Avx512Vnni, _) | (Isa::Avx512Bf16 | Isa::Amx, ComputeDtype::F32) => "avx512",
         #[cfg(target_arch = "x86_64")]
         (Isa::Avx512Bf16, ComputeDtype::Bf16) => "avx512bf16",
         #[cfg(target_arch = "x86_64")]
-        (Isa::Amx, ComputeDtype::Bf16 | ComputeDtype::Int8) => "amx",
+        (Isa::Amx, ComputeDtype::Bf16) => "amx",
         #[cfg(target_arch = "aarch64")]
         (Isa::NeonDot, ComputeDtype::Int8) => "neon dotprod",
         #[cfg(target_arch = "aarch64")]

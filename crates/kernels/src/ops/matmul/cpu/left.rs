@@ -9,14 +9,15 @@ use rayon::prelude::*;
 use super::operand::Operand;
 use super::pack::Strided;
 use super::simd::{self, Cache, Simd};
-use super::{FEW_ROWS, Isa, MAX_K_BLOCK, TermCpu};
+use super::{FEW_ROWS, Isa, MAX_K_BLOCK, TermCpu, int8};
 use crate::tensor::AlignedVec;
 use crate::weight::ComputeDtype;
 
 /// Rows of a copied strip: a square of the widest register may reach below the tallest.
 pub(super) const STRIP_ROWS: usize = 16;
 /// From one row of a copied strip to the next.
-pub(super) const STRIP_STRIDE: usize = MAX_K_BLOCK + ROW_PADDING;
+pub(super) const STRIP_STRIDE: usize =
+    int8::elements(MAX_K_BLOCK, 1).next_multiple_of(ROW_PADDING) + ROW_PADDING;
 /// Between rows of elements: a register that the last of a row may reach into, and what keeps rows off the same cache sets.
 pub(super) const ROW_PADDING: usize = 16;
 
@@ -114,9 +115,8 @@ const MAX_ELEMENTS: usize = 2 << 20;
 
 /// Bytes of the elements of products of `rows` rows whose sums have `k` values together, at most.
 pub(crate) fn bytes(rows: usize, k: usize) -> u64 {
-    // Those of pairs; those of four codes are fewer.
-    const FEWEST_VALUES: usize = 2;
-    4 * (rows * row_len(k.div_ceil(FEWEST_VALUES))).min(MAX_ELEMENTS) as u64
+    let elements = k.div_ceil(2).max(int8::elements(k, 4));
+    4 * (rows * row_len(elements)).min(MAX_ELEMENTS) as u64
 }
 
 impl Lefts {

@@ -8,7 +8,7 @@
 use std::array;
 use std::ops::Range;
 
-use super::few::{FEW_ROWS, Out, RIGHT_ROWS, TILE_LEFT, dot_all, sum_cut};
+use super::few::{FEW_ROWS, Out, RIGHT_ROWS, TILE_LEFT, dot_all, has_many_registers, sum_cut};
 use super::isa::Isa;
 use super::operand::{Bf16, F16, F32, Stored};
 use super::simd::{self, Cache, Simd};
@@ -190,7 +190,7 @@ impl Outputs<'_> {
         assert!(b_t.len() >= rank * width && self.out.len() >= rows * width);
         let of_registers = |registers: Range<usize>| registers.start * S::LANES..registers.end * S::LANES;
         // As many sums as there are registers for.
-        let most = if S::ROWS >= 12 { TILE_LEFT } else { TILE_LEFT / 2 };
+        let most = if has_many_registers::<S>() { TILE_LEFT } else { TILE_LEFT / 2 };
         let each = rows.div_ceil(rows.div_ceil(most));
         let registers = width / S::LANES;
         for first in (0..registers).step_by(WIDE) {

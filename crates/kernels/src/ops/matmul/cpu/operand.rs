@@ -48,7 +48,7 @@ pub(super) trait Operand {
     }
 
     /// As [`Operand::across_sum`], of the `count` rows of a block of [`Operand::SHARING`] values of the sum or the rest of it;
-    /// elements of `width` columns.
+    /// elements of `width` columns. Those of a whole block are written, with zeros behind the last row.
     fn block_across_sum(rows: &[f32], stride: usize, count: usize, to: &mut [f32], width: usize) {
         unreachable!("{count} rows of {}, {stride} apart, for {} x {width} elements", rows.len(), to.len());
     }
