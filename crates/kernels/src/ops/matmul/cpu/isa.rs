@@ -173,11 +173,13 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
             (Isa::Avx512Vnni | Isa::Avx512Bf16, ComputeDtype::Int8) => unsafe {
-                quads_along_sum_avx512_vnni(from, to);
+                quads_along_sum_avx512::<simd::x86::Avx512>(from, to);
             },
             #[cfg(target_arch = "x86_64")]
             // SAFETY: as above.
-            (Isa::Amx, ComputeDtype::Int8) => unsafe { quads_along_sum_amx(from, to) },
+            (Isa::Amx, ComputeDtype::Int8) => unsafe {
+                quads_along_sum_avx512::<simd::x86::Amx>(from, to);
+            },
             #[cfg(target_arch = "aarch64")]
             (Isa::NeonDot, ComputeDtype::Int8) => whole_left_row::<Quads<simd::arm::Neon>>(from, to),
             _ => unreachable!("{self:?} has no {dtype:?}: {} values for {} elements", from.len(), to.len()),
@@ -482,14 +484,8 @@ unsafe fn pairs_along_sum_avx512_bf16(from: &[f32], to: &mut [f32]) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quads_along_sum_avx512_vnni(from: &[f32], to: &mut [f32]) {
-    whole_left_row::<Quads<simd::x86::Avx512>>(from, to);
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
-unsafe fn quads_along_sum_amx(from: &[f32], to: &mut [f32]) {
-    whole_left_row::<Quads<simd::x86::Amx>>(from, to);
+unsafe fn quads_along_sum_avx512<S: int8::Bytes>(from: &[f32], to: &mut [f32]) {
+    whole_left_row::<Quads<S>>(from, to);
 }
 
 #[cfg(target_arch = "x86_64")]

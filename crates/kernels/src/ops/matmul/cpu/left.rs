@@ -115,6 +115,7 @@ const MAX_ELEMENTS: usize = 2 << 20;
 
 /// Bytes of the elements of products of `rows` rows whose sums have `k` values together, at most.
 pub(crate) fn bytes(rows: usize, k: usize) -> u64 {
+    // Pairs, or fours of codes, which are more where a short sum is filled up to a whole block.
     let elements = k.div_ceil(2).max(int8::elements(k, 4));
     4 * (rows * row_len(elements)).min(MAX_ELEMENTS) as u64
 }
