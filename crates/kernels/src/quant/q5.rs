@@ -128,6 +128,6 @@ impl<R: Registers> Reader<R> for Q5_1 {
     #[inline(always)]
     unsafe fn values(block: *const u8, _: *const f32, _: usize, [d, m]: [R::V; 2], part: usize) -> R::V {
         // SAFETY: by the caller.
-        unsafe { R::add(R::mul(R::floats(codes_in_register::<R>(block.add(4), part)), d), m) }
+        unsafe { R::scaled(codes_in_register::<R>(block.add(4), part), d, m) }
     }
 }

@@ -36,8 +36,16 @@ pub(crate) trait Registers: Copy {
     const LANES: usize;
 
     unsafe fn splat(from: *const f32) -> Self::V;
-    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `d * code + m` with the bits of a product and a sum. A scale `d`, of 11 bits or, times a scale of 6 bits, of 17, and a code of up to
+    /// 5 bits have a product that needs no rounding.
+    #[inline(always)]
+    unsafe fn scaled(code: Self::I, d: Self::V, m: Self::V) -> Self::V {
+        // SAFETY: by the caller.
+        unsafe { Self::mul_add(Self::floats(code), d, m) }
+    }
     unsafe fn store(to: *mut f32, v: Self::V);
     /// Values of IEEE binary16.
     unsafe fn f16(from: *const u8) -> Self::V;
@@ -207,14 +215,14 @@ impl Registers for Avx2 {
         unsafe { _mm256_broadcast_ss(&*from) }
     }
     #[inline(always)]
-    unsafe fn add(a: __m256, b: __m256) -> __m256 {
-        // SAFETY: as above.
-        unsafe { _mm256_add_ps(a, b) }
-    }
-    #[inline(always)]
     unsafe fn mul(a: __m256, b: __m256) -> __m256 {
         // SAFETY: as above.
         unsafe { _mm256_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: __m256, b: __m256, c: __m256) -> __m256 {
+        // SAFETY: as above.
+        unsafe { _mm256_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m256) {
@@ -323,7 +331,7 @@ impl Registers for Avx2 {
     #[inline(always)]
     unsafe fn of_affine(q: __m256i, (d, m): (__m256, __m256)) -> __m256 {
         // SAFETY: as above.
-        unsafe { Self::add(Self::mul(Self::floats(Self::and(q, Self::integer(15))), d), m) }
+        unsafe { Self::scaled(Self::and(q, Self::integer(15)), d, m) }
     }
     #[inline(always)]
     unsafe fn table(values: *const f32, scale: __m256) -> (__m256, __m256) {
@@ -371,14 +379,14 @@ impl Registers for Avx512 {
         unsafe { _mm512_set1_ps(*from) }
     }
     #[inline(always)]
-    unsafe fn add(a: __m512, b: __m512) -> __m512 {
-        // SAFETY: as above.
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
     unsafe fn mul(a: __m512, b: __m512) -> __m512 {
         // SAFETY: as above.
         unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
     }
     #[inline(always)]
     unsafe fn store(to: *mut f32, v: __m512) {
@@ -488,7 +496,7 @@ impl Registers for Avx512 {
     #[inline(always)]
     unsafe fn affine(d: __m512, m: __m512) -> __m512 {
         // SAFETY: as above.
-        unsafe { Self::add(Self::mul(codes(), d), m) }
+        unsafe { Self::mul_add(codes(), d, m) }
     }
     #[inline(always)]
     unsafe fn of_affine(q: __m512i, values: __m512) -> __m512 {

@@ -232,7 +232,7 @@ impl<R: Registers> Reader<R> for Q5K {
         // SAFETY: by the caller.
         unsafe {
             let (d, m) = (R::splat(scales.add(sub)), R::splat(scales.add(8 + sub)));
-            R::add(R::mul(R::floats(R::part_of_bytes(codes, part)), d), m)
+            R::scaled(R::part_of_bytes(codes, part), d, m)
         }
     }
 }

@@ -179,9 +179,10 @@ pub(super) const fn has_many_registers<S: Simd>() -> bool {
     S::ROWS >= 12
 }
 
-/// Left rows of a tile, at most: then it has sixteen sums where registers are many, else eight.
-const fn most_left<S: Simd, T: RowGroups<S>>() -> usize {
-    match (has_many_registers::<S>(), T::IS_DECODED) {
+/// Left rows of a tile, at most, of right values that are decoded for each tile or are not: then it has sixteen sums where registers
+/// are many, else eight.
+pub(super) const fn most_left<S: Simd>(is_decoded: bool) -> usize {
+    match (has_many_registers::<S>(), is_decoded) {
         (true, true) => MOST_TILE_LEFT,
         (true, false) => TILE_LEFT,
         (false, _) => TILE_LEFT / 2,
@@ -202,7 +203,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
     n: Range<usize>,
     k: usize,
 ) {
-    let most = const { most_left::<S, T>() };
+    let most = const { most_left::<S>(T::IS_DECODED) };
     let each = left.len().div_ceil(left.len().div_ceil(most));
     for (group, left) in left.chunks(each).enumerate() {
         let row = first + group * each;
@@ -229,16 +230,18 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
                 }
                 [a] => tiles!(a; TILE_RIGHT),
                 [a, b] => tiles!(a b; TILE_RIGHT),
-                [a, b, c] if const { most_left::<S, T>() >= 3 } => tiles!(a b c; TILE_RIGHT),
-                [a, b, c, d] if const { most_left::<S, T>() >= 4 } => tiles!(a b c d; TILE_RIGHT),
-                [a, b, c, d, e] if const { most_left::<S, T>() >= 5 } => tiles!(a b c d e; TILE_RIGHT / 2),
-                [a, b, c, d, e, f] if const { most_left::<S, T>() >= 6 } => {
+                [a, b, c] if const { most_left::<S>(T::IS_DECODED) >= 3 } => tiles!(a b c; TILE_RIGHT),
+                [a, b, c, d] if const { most_left::<S>(T::IS_DECODED) >= 4 } => tiles!(a b c d; TILE_RIGHT),
+                [a, b, c, d, e] if const { most_left::<S>(T::IS_DECODED) >= 5 } => {
+                    tiles!(a b c d e; TILE_RIGHT / 2)
+                }
+                [a, b, c, d, e, f] if const { most_left::<S>(T::IS_DECODED) >= 6 } => {
                     tiles!(a b c d e f; TILE_RIGHT / 2)
                 }
-                [a, b, c, d, e, f, g] if const { most_left::<S, T>() >= 7 } => {
+                [a, b, c, d, e, f, g] if const { most_left::<S>(T::IS_DECODED) >= 7 } => {
                     tiles!(a b c d e f g; TILE_RIGHT / 2)
                 }
-                [a, b, c, d, e, f, g, h] if const { most_left::<S, T>() >= 8 } => {
+                [a, b, c, d, e, f, g, h] if const { most_left::<S>(T::IS_DECODED) >= 8 } => {
                     tiles!(a b c d e f g h; TILE_RIGHT / 2)
                 }
                 _ => unreachable!("a tile has 1 to {most} left rows"),

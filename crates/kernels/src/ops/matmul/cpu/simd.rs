@@ -308,7 +308,7 @@ pub(super) mod x86 {
                 k: &Range<usize>,
                 scratch: &mut [f32],
             ) -> bool {
-                let Some(rows) = StoredRows::of(right, left.len(), k) else { return false };
+                let Some(rows) = StoredRows::of::<Self>(right, left.len(), k) else { return false };
                 // SAFETY: what the caller grants is what is asked.
                 unsafe { rows.dot::<Self>(to, first, left, cols, scratch) };
                 true

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::RightCpu;
-use super::few::{MOST_TILE_LEFT, Out, RIGHT_ROWS, RowGroups, dot_all};
+use super::few::{MOST_TILE_LEFT, Out, RIGHT_ROWS, RowGroups, dot_all, most_left};
 use super::simd::{Cache, Simd, prefetch};
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
@@ -28,20 +28,25 @@ pub(super) struct StoredRows<'a> {
 }
 
 impl<'a> StoredRows<'a> {
-    /// None where left rows are too many for one tile, where the format is not decoded here, and where `k` or a row cuts a block.
-    pub(super) fn of(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
+    /// None where left rows are so many that values are better decoded once, where the format is not decoded here, and where `k` or a
+    /// row cuts a block.
+    pub(super) fn of<S: Simd>(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
         let rows = weight.frozen()?.stored_rows_of(k)?;
-        let together = match rows.storage {
+        // More than one tile would decode codes again, which takes longer than to write their values and read them.
+        let of_one_tile = const { most_left::<S>(true) };
+        let (together, most_left) = match rows.storage {
             StoredAs::Blocks(Format::F32) => return None,
-            StoredAs::Blocks(_) => VALUES_TOGETHER,
+            // To widen a value takes no longer than to read it.
+            StoredAs::Blocks(Format::F16 | Format::BF16) => (VALUES_TOGETHER, MOST_TILE_LEFT),
+            StoredAs::Blocks(_) => (VALUES_TOGETHER, of_one_tile),
             // Codes that are read together have one scale.
             StoredAs::FourBit(data) if data.block_len < CODES_TOGETHER => return None,
-            StoredAs::FourBit(data) => data.block_len,
-            StoredAs::Int8(_) => CODES_TOGETHER,
+            StoredAs::FourBit(data) => (data.block_len, of_one_tile),
+            StoredAs::Int8(_) => (CODES_TOGETHER, of_one_tile),
         };
         let cut = [rows.width, k.start, k.end].iter().any(|at| !at.is_multiple_of(together));
-        (left_rows <= MOST_TILE_LEFT && !cut).then(|| StoredRows { rows, k: k.clone() })
+        (left_rows <= most_left && !cut).then(|| StoredRows { rows, k: k.clone() })
     }
 
     /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on. `scales` is working memory.
