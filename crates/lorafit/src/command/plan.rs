@@ -212,6 +212,7 @@ fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
 /// Tells what fine-tuning costs.
 pub fn run(args: PlanArgs, given: &Given) -> anyhow::Result<()> {
     check(&args, given)?;
+    args.compute.warning().iter().for_each(|text| tell!("{text}"));
     args.svg.as_deref().map_or(Ok(()), |file| FileKind::of(file).map(drop))?;
     let reference = args.preference().own_reference(None).map(Path::to_owned);
     let inputs = Inputs::default().model("--model", &args.model).paths("--reference", reference);

@@ -994,6 +994,15 @@ fn inspect_tells_an_adapter_of_another_base() {
     );
 }
 
+#[test]
+fn plan_tells_that_nothing_fits() {
+    let dir = TempDir::new().expect("a folder");
+    let told = |memory| well(dir.path(), &["plan", "--model", "gemma-2-9b", "--memory", memory]);
+    let note = "Not even a row of one token fits. plan --recommend says what would.";
+    says(&told("1MB"), &[note]);
+    assert!(!told("64GiB").contains(note));
+}
+
 /// Every published shape can be planned and trained.
 #[test]
 fn plan_recommends_for_every_published_shape() {

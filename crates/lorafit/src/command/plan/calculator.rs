@@ -348,7 +348,9 @@ fn of_reach(report: &Report) -> String {
         vec![reach.method.clone(), grouped(longest), grouped(at_once)]
     });
     let caption = format!("Within {}", memory(first.memory));
-    format!("<h2>What fits</h2>\n{}", table(&caption, &["", "longest row, tokens", "rows at once"], rows))
+    let note = report.nothing_fits().map(|text| format!("<p class=\"note\">{text}</p>\n"));
+    let table = table(&caption, &["", "longest row, tokens", "rows at once"], rows);
+    format!("<h2>What fits</h2>\n{table}{}", note.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -389,6 +391,13 @@ mod tests {
             "{html}"
         );
         assert!(html.contains("<option value=\"sft\" selected>") && html.contains("value=\"512\""), "{html}");
+    }
+
+    #[test]
+    fn a_memory_that_nothing_fits_is_told() {
+        let note = "<p class=\"note\">Not even a row of one token fits.</p>";
+        let told = |memory: &str| ask(json!({"memory": memory})).unwrap().contains(note);
+        assert!(told("1KiB") && !told("64GiB"));
     }
 
     #[test]

@@ -146,6 +146,15 @@ pub struct Report {
     pub recommendation: String,
 }
 
+impl Report {
+    /// That no method can be used within the memory that was asked about, if so.
+    pub fn nothing_fits(&self) -> Option<&'static str> {
+        let asked = !self.reach.is_empty();
+        (asked && self.reach.iter().all(|reach| reach.longest_context == 0))
+            .then_some("Not even a row of one token fits.")
+    }
+}
+
 /// The last `count` tokens of a model.
 fn last_tokens(config: &Config, count: usize) -> TokenIndices {
     let ids = (config.vocab_size - count..config.vocab_size).filter_map(|id| u32::try_from(id).ok());

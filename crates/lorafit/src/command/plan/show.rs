@@ -120,5 +120,6 @@ pub fn table(report: &Report) -> String {
             grouped(r.rows_at_once as u64)
         )
     }));
+    lines.extend(report.nothing_fits().map(|text| format!("{text} plan --recommend says what would.")));
     lines.join("\n")
 }
