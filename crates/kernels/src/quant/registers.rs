@@ -39,8 +39,8 @@ pub(crate) trait Registers: Copy {
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
     /// `a * b + c`, rounded once.
     unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
-    /// `d * code + m` with the bits of a product and a sum. A scale `d`, of 11 bits or, times a scale of 6 bits, of 17, and a code of up to
-    /// 5 bits have a product that needs no rounding.
+    /// `code * d + m`, with the bits of a product that is rounded before the sum: `code` has up to 5 bits and `d` up to 17 (11 of an f16, 6
+    /// of a scale of K-quants), so that the product is exact.
     #[inline(always)]
     unsafe fn scaled(code: Self::I, d: Self::V, m: Self::V) -> Self::V {
         // SAFETY: by the caller.
@@ -495,6 +495,7 @@ impl Registers for Avx512 {
     }
     #[inline(always)]
     unsafe fn affine(d: __m512, m: __m512) -> __m512 {
+        // The product is exact, as in `scaled`.
         // SAFETY: as above.
         unsafe { Self::mul_add(codes(), d, m) }
     }

@@ -147,7 +147,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// That no method can be used within the memory that was asked about, if so.
+    /// A sentence where no method fits the memory that was asked about.
     pub fn nothing_fits(&self) -> Option<&'static str> {
         let asked = !self.reach.is_empty();
         (asked && self.reach.iter().all(|reach| reach.longest_context == 0))

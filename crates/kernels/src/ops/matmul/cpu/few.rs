@@ -179,14 +179,19 @@ pub(super) const fn has_many_registers<S: Simd>() -> bool {
     S::ROWS >= 12
 }
 
-/// Left rows of a tile, at most, of right values that are decoded for each tile or are not: then it has sixteen sums where registers
-/// are many, else eight.
+/// The most left rows of a tile. It then has sixteen sums where registers are many, else eight. `is_decoded` says whether right values
+/// are decoded for each tile.
 pub(super) const fn most_left<S: Simd>(is_decoded: bool) -> usize {
     match (has_many_registers::<S>(), is_decoded) {
         (true, true) => MOST_TILE_LEFT,
         (true, false) => TILE_LEFT,
         (false, _) => TILE_LEFT / 2,
     }
+}
+
+/// Whether a tile may have `rows` left rows.
+const fn has_tile<S: Simd, T: RowGroups<S>>(rows: usize) -> bool {
+    rows <= most_left::<S>(T::IS_DECODED)
 }
 
 /// Multiplies all left rows with some right rows, for output columns `n` of rows from `first` on.
@@ -230,18 +235,18 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
                 }
                 [a] => tiles!(a; TILE_RIGHT),
                 [a, b] => tiles!(a b; TILE_RIGHT),
-                [a, b, c] if const { most_left::<S>(T::IS_DECODED) >= 3 } => tiles!(a b c; TILE_RIGHT),
-                [a, b, c, d] if const { most_left::<S>(T::IS_DECODED) >= 4 } => tiles!(a b c d; TILE_RIGHT),
-                [a, b, c, d, e] if const { most_left::<S>(T::IS_DECODED) >= 5 } => {
+                [a, b, c] if const { has_tile::<S, T>(3) } => tiles!(a b c; TILE_RIGHT),
+                [a, b, c, d] if const { has_tile::<S, T>(4) } => tiles!(a b c d; TILE_RIGHT),
+                [a, b, c, d, e] if const { has_tile::<S, T>(5) } => {
                     tiles!(a b c d e; TILE_RIGHT / 2)
                 }
-                [a, b, c, d, e, f] if const { most_left::<S>(T::IS_DECODED) >= 6 } => {
+                [a, b, c, d, e, f] if const { has_tile::<S, T>(6) } => {
                     tiles!(a b c d e f; TILE_RIGHT / 2)
                 }
-                [a, b, c, d, e, f, g] if const { most_left::<S>(T::IS_DECODED) >= 7 } => {
+                [a, b, c, d, e, f, g] if const { has_tile::<S, T>(7) } => {
                     tiles!(a b c d e f g; TILE_RIGHT / 2)
                 }
-                [a, b, c, d, e, f, g, h] if const { most_left::<S>(T::IS_DECODED) >= 8 } => {
+                [a, b, c, d, e, f, g, h] if const { has_tile::<S, T>(8) } => {
                     tiles!(a b c d e f g h; TILE_RIGHT / 2)
                 }
                 _ => unreachable!("a tile has 1 to {most} left rows"),

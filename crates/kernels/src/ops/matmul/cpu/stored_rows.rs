@@ -33,11 +33,11 @@ impl<'a> StoredRows<'a> {
     pub(super) fn of<S: Simd>(right: RightCpu<'a>, left_rows: usize, k: &Range<usize>) -> Option<Self> {
         let RightCpu::WeightTransposed(weight) = right else { return None };
         let rows = weight.frozen()?.stored_rows_of(k)?;
-        // More than one tile would decode codes again, which takes longer than to write their values and read them.
+        // A second tile would decode codes again, which takes longer than writing their values once and reading them.
         let of_one_tile = const { most_left::<S>(true) };
-        let (together, most_left) = match rows.storage {
+        let (together, most_rows) = match rows.storage {
             StoredAs::Blocks(Format::F32) => return None,
-            // To widen a value takes no longer than to read it.
+            // Widening a value takes no longer than reading it.
             StoredAs::Blocks(Format::F16 | Format::BF16) => (VALUES_TOGETHER, MOST_TILE_LEFT),
             StoredAs::Blocks(_) => (VALUES_TOGETHER, of_one_tile),
             // Codes that are read together have one scale.
@@ -46,7 +46,7 @@ impl<'a> StoredRows<'a> {
             StoredAs::Int8(_) => (CODES_TOGETHER, of_one_tile),
         };
         let cut = [rows.width, k.start, k.end].iter().any(|at| !at.is_multiple_of(together));
-        (left_rows <= most_left && !cut).then(|| StoredRows { rows, k: k.clone() })
+        (left_rows <= most_rows && !cut).then(|| StoredRows { rows, k: k.clone() })
     }
 
     /// Multiplies all left rows with the rows, for output columns `cols` of rows from `first` on. `scales` is working memory.
