@@ -106,6 +106,7 @@ impl Request {
             activations: ACTIVATIONS,
             planned_bytes: 0,
             micro_batch_tokens: tokens,
+            micro_batches_at_once: 1,
             lora: self.lora.clone(),
         };
         let mut steps = Vec::new();
@@ -127,6 +128,7 @@ impl Request {
             activation_dtype: ACTIVATIONS.dtype,
             tokens: size.tokens,
             targets: size.targets,
+            at_once: 1,
             threads: 1,
             has_tokenizer: false,
             placement: Placement::Cuda(Float::Bf16),

@@ -35,6 +35,8 @@ pub struct BenchOptions {
     pub planned_bytes: u64,
     /// Tokens computed at once, about.
     pub micro_batch_tokens: usize,
+    /// Micro-batches computed at the same time, which share these tokens.
+    pub micro_batches_at_once: usize,
     /// The adapter.
     pub lora: LoraConfig,
 }
@@ -96,10 +98,11 @@ pub fn bench(
     let train = TrainOptions {
         batch_size: options.batch,
         micro_batch_tokens: options.micro_batch_tokens,
+        micro_batches_at_once: options.micro_batches_at_once,
         activations: options.activations,
         ..TrainOptions::plain(Duration::Steps(options.steps as u64 + 1), 1e-4)
     };
-    let size = MicroBatchSize::largest(&samples, options.batch, options.micro_batch_tokens);
+    let size = MicroBatchSize::largest(&samples, options.batch, train.tokens_of_each());
     let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
     parameters.prepare();
     let mut stepper = Stepper::new(&parameters, size, &train, options.steps as u64 + 1);

@@ -5,7 +5,7 @@ use lorafit_model::adapter::Adapter;
 use lorafit_model::{Buffers, Model, NotNumbers, Prompts, Sampling, Stream, generate, most_new_tokens};
 
 use crate::frozen::{FrozenOutputs, Share};
-use crate::stream::{Cut, MicroBatchSize, cut};
+use crate::stream::{Cut, Micro, MicroBatchSize, cut};
 
 /// Loss over a dataset.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,10 +75,21 @@ pub(crate) fn sum_in(
         if stop() {
             return None;
         }
-        let loss = |stream: Stream<'_>, buffers: &mut Buffers| model.loss(adapter, stream, buffers).total();
-        sum += FrozenOutputs::above(frozen, &micro, model, buffers, loss);
+        sum += loss_of(model, adapter, &micro, frozen, buffers);
     }
     Some(sum)
+}
+
+/// The losses of a micro-batch, added up.
+pub(crate) fn loss_of(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    micro: &Micro,
+    frozen: Option<&FrozenOutputs>,
+    buffers: &mut Buffers,
+) -> f64 {
+    let loss = |stream: Stream<'_>, buffers: &mut Buffers| model.loss(adapter, stream, buffers).total();
+    FrozenOutputs::above(frozen, micro, model, buffers, loss)
 }
 
 impl Evaluation {

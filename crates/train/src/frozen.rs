@@ -14,10 +14,10 @@
 //! All but the outputs are u64. An extent is a part of a sample; samples that begin alike share the rows of theirs. What finds
 //! them stays in the file, so that memory does not grow with the data.
 
-use std::cell::RefCell;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use half::bf16;
 use half::slice::HalfFloatSliceExt as _;
@@ -192,7 +192,7 @@ impl Frozen {
     /// What went wrong, if outputs could not be read since this was asked for.
     pub(crate) fn take_failure(&self) -> Option<io::Error> {
         let sets = [Some(&self.training), self.evaluation.as_ref()];
-        sets.into_iter().flatten().find_map(|outputs| outputs.failure.take())
+        sets.into_iter().flatten().find_map(|outputs| held(&outputs.failure).take())
     }
 }
 
@@ -209,7 +209,7 @@ pub(crate) struct Share<'a> {
 /// The outputs of frozen blocks for the samples of a data set.
 #[derive(Debug)]
 pub(crate) struct FrozenOutputs {
-    file: RefCell<File>,
+    file: Mutex<File>,
     blocks: usize,
     width: usize,
     dtype: FrozenDtype,
@@ -221,7 +221,7 @@ pub(crate) struct FrozenOutputs {
     of_samples: u64,
     extents: u64,
     /// What went wrong where outputs could not be read.
-    failure: RefCell<Option<io::Error>>,
+    failure: Mutex<Option<io::Error>>,
 }
 
 impl FrozenOutputs {
@@ -239,7 +239,7 @@ impl FrozenOutputs {
         let end_of_extents = extents_at.and_then(|at| at.checked_add(extents.checked_mul(16)?));
         match (of_samples, extents_at, end_of_extents) {
             (Some(of_samples), Some(extents), Some(stop)) if stop == end => Ok(FrozenOutputs {
-                file: RefCell::new(file),
+                file: Mutex::new(file),
                 blocks,
                 width,
                 dtype,
@@ -247,7 +247,7 @@ impl FrozenOutputs {
                 is_new,
                 of_samples,
                 extents,
-                failure: RefCell::new(None),
+                failure: Mutex::new(None),
             }),
             _ => Err(io::ErrorKind::InvalidData.into()),
         }
@@ -269,7 +269,7 @@ impl FrozenOutputs {
         let Some(this) = this else { return compute(micro.stream(), buffers) };
         if let Err(error) = this.read(micro, buffers) {
             // The run goes on without.
-            *this.failure.borrow_mut() = Some(error);
+            *held(&this.failure) = Some(error);
             let mut rows = model.outputs_below(this.blocks, micro.stream(), buffers);
             let kept = this.dtype.encode(&rows);
             this.dtype.decode(&kept, &mut rows);
@@ -310,7 +310,7 @@ impl FrozenOutputs {
 
     /// The rows of the file that a sample has from `position` on.
     fn extents_of(&self, sample: usize, position: u64) -> io::Result<Vec<Range<u64>>> {
-        let mut file = self.file.borrow_mut();
+        let mut file = held(&self.file);
         let of_sample = pairs(&mut file, self.of_samples + 16 * sample as u64, 1)?;
         let [[first, count]] = of_sample[..] else { unreachable!("one was asked for") };
         let mut skipped = position;
@@ -326,13 +326,18 @@ impl FrozenOutputs {
     fn rows_from(&self, first: u64, rows: usize) -> io::Result<Vec<f32>> {
         let mut values = vec![0.0; rows * self.width];
         let mut bytes = vec![0; values.len() * self.dtype.bytes()];
-        let mut file = self.file.borrow_mut();
+        let mut file = held(&self.file);
         let at = first * (self.width * self.dtype.bytes()) as u64;
         file.seek(SeekFrom::Start(Cache::LARGE_START + at))?;
         file.read_exact(&mut bytes)?;
         self.dtype.decode(&bytes, &mut values);
         Ok(values)
     }
+}
+
+/// What a lock holds: what a panic left there is as good as before.
+fn held<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
+    lock.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// So many pairs of numbers from place `at` of a file on.

@@ -40,6 +40,7 @@
 //! # }
 //! ```
 
+mod at_once;
 mod average;
 mod bench;
 mod best_by;
@@ -92,6 +93,7 @@ mod unfinished;
 mod verdict;
 mod wilson;
 
+pub use at_once::{at_once_of_equal_rows, micro_batches_at_once};
 pub use average::Averaging;
 pub use bench::{BenchError, BenchOptions, BenchResult, bench};
 pub use best_by::BestBy;

@@ -99,10 +99,12 @@ pub struct PlanRequest<'a> {
     pub start: Start,
     /// How activations are stored.
     pub activation_dtype: ActivationDtype,
-    /// Tokens computed at once, at most.
+    /// Tokens of a micro-batch, at most.
     pub tokens: usize,
     /// How many of them predict something, at most.
     pub targets: usize,
+    /// Micro-batches computed at the same time, each of so many tokens.
+    pub at_once: usize,
     /// Threads that compute.
     pub threads: usize,
     /// Whether a tokenizer is in memory beside the model; `bench` has none.
@@ -171,25 +173,28 @@ impl PlanRequest<'_> {
         let norms = |lora: &LoraConfig| lora.norm_bytes(self.config, self.placement);
         let shape = self.shape(recompute)?;
         let BufferBytes { activations, scratch, head } = BufferBytes::of(self.config, &shape, self.placement);
+        let of_all = |bytes: u64| bytes * self.at_once as u64;
         let mut plan = MemoryPlan {
             weights: self.weights,
             adapter: match self.trainable {
                 Trainable::Adapter(lora) => trained(true) + norms(lora)?,
                 Trainable::Weights(_) => 0,
             },
-            gradients: trained(false),
+            gradients: of_all(trained(false)),
             optimizer: self.optimizer.state_bytes(self.placement, &lens)
                 + if self.averaged { trained(false) } else { 0 },
-            activations,
-            scratch: scratch
-                + passing_bytes(
-                    self.config,
-                    self.weights,
-                    self.tokens,
-                    self.trainable.weight_lens(self.config)?.into_iter().max(),
-                    self.placement,
-                ),
-            head,
+            activations: of_all(activations),
+            scratch: of_all(
+                scratch
+                    + passing_bytes(
+                        self.config,
+                        self.weights,
+                        self.tokens,
+                        self.trainable.weight_lens(self.config)?.into_iter().max(),
+                        self.placement,
+                    ),
+            ),
+            head: of_all(head),
             kv_cache: 0,
             process: process_bytes(self.config, self.has_tokenizer, self.placement, self.threads),
         };
@@ -241,14 +246,15 @@ impl PlanRequest<'_> {
         Ok(None)
     }
 
-    /// The most tokens at once, all of which may predict something, that fit in `limit` bytes under a policy; 0 if not even one does.
+    /// The most tokens of a single micro-batch, all of which may predict something, that fit in `limit` bytes under a policy; 0 if not even
+    /// one does.
     ///
     /// # Errors
     /// As [`PlanRequest::plan`].
     pub fn most_tokens(&self, recompute: Recompute, limit: u64) -> Result<usize, TargetError> {
         let fits = |tokens: usize| -> Result<bool, TargetError> {
             let reference = self.reference.map(|reference| ReferenceRequest { size: None, ..reference });
-            let request = PlanRequest { tokens, targets: tokens, reference, ..self.clone() };
+            let request = PlanRequest { tokens, targets: tokens, at_once: 1, reference, ..self.clone() };
             Ok(request.plan(recompute)?.total() <= limit)
         };
         if !fits(1)? {
@@ -420,10 +426,37 @@ mod tests {
             activation_dtype: ActivationDtype::F32,
             tokens: 512,
             targets: 512,
+            at_once: 1,
             threads: 2,
             has_tokenizer: true,
             placement: Placement::Cpu,
             reference: None,
+        }
+    }
+
+    /// Each has buffers and gradients of its own; what is trained, and its moments, are there once.
+    #[test]
+    fn micro_batches_at_the_same_time_have_buffers_of_their_own() {
+        let (config, lora) = (
+            Config::named("smollm2-135m").expect("a name"),
+            LoraConfig::new("all-linear".parse().expect("targets")),
+        );
+        let one = request(&config, &lora);
+        let two = PlanRequest { at_once: 2, ..one.clone() };
+        for recompute in [Recompute::None, Recompute::Full] {
+            let (found, single) =
+                (two.plan(recompute).expect("a plan"), one.plan(recompute).expect("a plan"));
+            let expected = MemoryPlan {
+                gradients: 2 * single.gradients,
+                activations: 2 * single.activations,
+                scratch: 2 * single.scratch,
+                head: 2 * single.head,
+                ..single
+            };
+            assert_eq!(found, expected);
+            // What fits is said of rows one at a time.
+            let most = |request: &PlanRequest<'_>| request.most_tokens(recompute, 1 << 30).expect("a number");
+            assert_eq!(most(&two), most(&one));
         }
     }
 

@@ -58,7 +58,12 @@ pub fn rate_test(
     let (samples, rows) = &few(samples, &options.groups(samples));
     let indices: Vec<usize> = (0..*rows).collect();
     let rows = *rows;
-    let mut options = TrainOptions { batch_size: rows, gradient_accumulation: 1, ..options.clone() };
+    let mut options = TrainOptions {
+        batch_size: rows,
+        gradient_accumulation: 1,
+        micro_batches_at_once: 1,
+        ..options.clone()
+    };
     options.activations.recompute = Recompute::Full;
     parameters.prepare();
     let before: Vec<Vec<f32>> =

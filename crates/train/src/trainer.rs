@@ -40,6 +40,7 @@ mod frozen_tests;
 #[cfg(test)]
 mod group_tests;
 mod judged;
+mod lanes;
 #[cfg(test)]
 mod preference_tests;
 #[cfg(test)]
@@ -104,6 +105,8 @@ pub struct TrainOptions {
     pub gradient_accumulation: usize,
     /// Tokens computed at once, about; see the module.
     pub micro_batch_tokens: usize,
+    /// Micro-batches computed at the same time, which share these tokens evenly; one where replies are judged.
+    pub micro_batches_at_once: usize,
     /// Compute once what samples of a micro-batch begin with alike.
     pub prefix_sharing: bool,
     /// What is kept for backward.
@@ -164,6 +167,7 @@ impl TrainOptions {
             batch_size: 1,
             gradient_accumulation: 1,
             micro_batch_tokens: 512,
+            micro_batches_at_once: 1,
             prefix_sharing: true,
             activations: ActivationPolicy::default(),
             optimizer: OptimizerKind::AdamW,
@@ -215,9 +219,14 @@ impl TrainOptions {
         Schedule::with_ratios(schedule, learning_rate, warmup_ratio, decay_ratio, steps)
     }
 
+    /// Tokens of a micro-batch, about.
+    pub fn tokens_of_each(&self) -> usize {
+        (self.micro_batch_tokens / self.micro_batches_at_once).max(1)
+    }
+
     /// How samples are cut into micro-batches of a model.
     pub(crate) fn cut(&self, config: &Config) -> Cut {
-        Cut::of(config, self.micro_batch_tokens, self.prefix_sharing)
+        Cut::of(config, self.tokens_of_each(), self.prefix_sharing)
     }
 
     /// A bound on what is computed at once, in training and in evaluation.
@@ -229,7 +238,7 @@ impl TrainOptions {
     }
 
     pub(crate) fn of_training(&self, data: &Dataset) -> MicroBatchSize {
-        self.of_rows(&data.samples, self.batch_size * self.gradient_accumulation, self.micro_batch_tokens)
+        self.of_rows(&data.samples, self.batch_size * self.gradient_accumulation, self.tokens_of_each())
     }
 
     /// Of rows that are taken `of_step` at a time, in micro-batches of about so many tokens.
@@ -245,7 +254,7 @@ impl TrainOptions {
 
     /// Tokens of a micro-batch of an evaluation. It computes in the buffers of training, which are not made larger for it.
     pub(crate) fn evaluation_tokens(&self, of_training: MicroBatchSize) -> usize {
-        self.micro_batch_tokens.min(of_training.tokens)
+        self.tokens_of_each().min(of_training.tokens)
     }
 }
 
@@ -372,7 +381,7 @@ fn begin_frozen(
     stepper: &mut Stepper<'_>,
     observer: &mut dyn Observer,
 ) -> Result<Option<Frozen>, TrainError> {
-    let below = (parameters.model(), stepper.gradients.blocks_below());
+    let below = (parameters.model(), stepper.lanes.first.gradients.blocks_below());
     let Some(cache) = data.frozen else { return Ok(None) };
     if below.1 == 0 || options.neftune_alpha.is_some() || !stepper.group.is_alone() {
         return Ok(None);
@@ -385,7 +394,8 @@ fn begin_frozen(
             observer.on_frozen(done_before + done, texts);
             !observer.should_stop()
         };
-        let found = cache.outputs(below, &set.samples, cut, &mut stepper.buffers, &mut on_progress);
+        let found =
+            cache.outputs(below, &set.samples, cut, &mut stepper.lanes.first.buffers, &mut on_progress);
         let found = found.map_err(|source| RunError::Frozen { source })?;
         let found = found.ok_or(TrainError::Stopped)?;
         let (rows, is_new) = found.rows();
@@ -476,7 +486,7 @@ impl<'a, 'p> Training<'a, 'p> {
                 is_resumed: start.checkpoint.is_some(),
                 group: start.group,
             };
-            let judged = Judged::begin(parameters, asking, &mut stepper.buffers, run, observer)?;
+            let judged = Judged::begin(parameters, asking, &mut stepper.lanes.first.buffers, run, observer)?;
             stepper.judged = Some(judged);
         }
         stepper.group = start.group;

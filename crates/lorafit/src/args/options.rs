@@ -191,6 +191,8 @@ pub enum Auto<T> {
 pub type LearningRate = Auto<f64>;
 /// `--micro-batch-tokens` of a run.
 pub type MicroBatchTokens = Auto<usize>;
+/// `--micro-batches-at-once`.
+pub type MicroBatchesAtOnce = Auto<usize>;
 
 /// A number that can be automatic.
 pub trait Number: Copy + FromStr + fmt::Display + Serialize {

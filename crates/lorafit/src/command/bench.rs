@@ -14,11 +14,13 @@ use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::common::Common;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{TargetModules, WeightDtype, shape_hint};
+use crate::args::options::{MicroBatchesAtOnce, TargetModules, WeightDtype, shape_hint};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
+use crate::args::train::check_at_once;
 use crate::session::base::{device, reserve, use_threads, warn_of};
 use crate::session::limits::longest_row;
+use crate::session::micro_batches::EqualRows;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -66,6 +68,9 @@ pub struct BenchArgs {
     /// Tokens computed at once; the main setting for memory, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
+    /// Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]
+    #[arg(long, value_name = "N", help_heading = "Work", add = Words(|| vec!["auto"]))]
+    pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
     /// Print the result as one JSON object
     #[arg(long, help_heading = "Work")]
     pub json: bool,
@@ -94,6 +99,9 @@ impl BenchArgs {
             require(value > 0, name, value, "must be 1 or more")?;
         }
         require(self.seq >= 2, "seq", self.seq, "must be 2 or more")?;
+        if let Some(MicroBatchesAtOnce::Value(number)) = self.micro_batches_at_once {
+            check_at_once(number)?;
+        }
         self.base.resolve()?;
         self.common.validate()
     }
@@ -121,7 +129,12 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         None if quantization.is_some() || placement == Placement::Cuda(Float::Bf16) => Format::BF16,
         None => Format::F32,
     };
-    let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, args.micro_batch_tokens);
+    let rows =
+        EqualRows { rows: args.batch, len: args.seq, tokens: args.micro_batch_tokens, is_judged: false };
+    let at_once =
+        rows.at_once(args.micro_batches_at_once, (&config, placement), lora.parameters(&config)?)?;
+    let each = (args.micro_batch_tokens / at_once).max(1);
+    let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, each);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(
@@ -135,6 +148,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: size.tokens,
         targets: size.targets,
+        at_once,
         threads: rayon::current_num_threads(),
         has_tokenizer: false,
         placement,
@@ -153,6 +167,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),
         micro_batch_tokens: args.micro_batch_tokens,
+        micro_batches_at_once: at_once,
         lora: lora.clone(),
     };
     let told = !args.common.quiet && !args.json;

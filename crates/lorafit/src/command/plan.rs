@@ -22,11 +22,14 @@ use crate::args::config_file::Given;
 use crate::args::flags::Words;
 use crate::args::idle;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{DeviceChoice, Init, Optimizer, SaveModules, TargetModules, value_name};
+use crate::args::options::{
+    DeviceChoice, Init, MicroBatchesAtOnce, Optimizer, SaveModules, TargetModules, value_name,
+};
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice, SFT, objectives};
 use crate::args::projections::ProjectionArgs;
 use crate::args::require;
+use crate::args::train::check_at_once;
 use crate::pages::figure::FileKind;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -66,6 +69,9 @@ pub struct PlanArgs {
     /// Tokens computed at once, as in train
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub micro_batch_tokens: usize,
+    /// Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]
+    #[arg(long, value_name = "N", help_heading = "Work", add = Words(|| vec!["auto"]))]
+    pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
     /// Width of the adapter; train chooses 8 unless there is much data, and the plan says for how much it does
     #[arg(long, value_name = "R", default_value_t = 8, help_heading = "Work")]
     pub rank: usize,
@@ -194,6 +200,9 @@ fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
     ] {
         require(value > 0, name, value, "must be 1 or more")?;
         require(value <= most, name, value, &format!("must be {most} or less"))?;
+    }
+    if let Some(MicroBatchesAtOnce::Value(number)) = args.micro_batches_at_once {
+        check_at_once(number)?;
     }
     args.compute.check(args.device)?;
     args.check_objective(given)?;

@@ -1,15 +1,21 @@
-//! `--micro-batch-tokens auto`: as many tokens at once as the rows of a step have, where memory allows.
+//! How the rows of a step are cut, where that is automatic.
 //!
-//! Large products read weights less often and share their packing among more rows. Beyond the rows of a step there is nothing to add,
-//! and where activations would have to be computed twice more is lost than gained.
+//! `--micro-batch-tokens auto`: as many tokens at once as the rows of a step have, where memory allows. Large products read weights less
+//! often and share their packing among more rows. Beyond the rows of a step there is nothing to add, and where activations would have to be
+//! computed twice more is lost than gained.
+//!
+//! `--micro-batches-at-once auto`: see [`micro_batches_at_once`].
 
-use lorafit_model::Recompute;
+use lorafit_kernels::Placement;
+use lorafit_model::{Config, Recompute};
 use lorafit_remedy::amounts::{counted, grouped};
+use lorafit_train::{at_once_of_equal_rows, micro_batches_at_once};
 
-use crate::args::options::MicroBatchTokens;
+use crate::args::options::{MicroBatchTokens, MicroBatchesAtOnce};
 use crate::args::train::{MICRO_BATCH_TOKENS, TrainArgs};
 use crate::session::run::Shared;
 use crate::session::trained::Trained;
+use crate::terminal::error::CliError;
 
 /// Tokens at once, at most: more bring nothing that could be measured.
 const MOST: usize = 4096;
@@ -57,6 +63,92 @@ impl TrainArgs {
             "--micro-batch-tokens auto: {found}, since the {rows} of a step have about {tokens} tokens{limited}"
         )))
     }
+}
+
+impl TrainArgs {
+    /// Finds how many micro-batches are computed at the same time where that is automatic, and refuses several where that cannot be.
+    ///
+    /// # Errors
+    /// A number that has no meaning here, or a selection of modules that the base does not have.
+    pub fn find_at_once(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<()> {
+        let Shared { base, data, group, .. } = shared;
+        let device = base.model.device();
+        if let Some(MicroBatchesAtOnce::Value(number)) = self.micro_batches_at_once {
+            let is_judged = self.preference.objective().is_some();
+            return Ok(check_possible(number, device.placement(), is_judged)?);
+        }
+        self.micro_batches_at_once = None;
+        if group.size() > 1 {
+            return Ok(());
+        }
+        let (config, placement) = (base.model.config(), device.placement());
+        let trained_parameters = trained.trainable().tensor_lens(config)?.iter().sum::<usize>() as u64;
+        let options = self.loop_options();
+        let found = micro_batches_at_once(&options, config, placement, &data.rows, trained_parameters);
+        if found == 1 {
+            return Ok(());
+        }
+        let recomputed = |args: &TrainArgs| -> anyhow::Result<Option<Recompute>> {
+            let request = args.plan_request(shared, trained.weight_bytes(base), trained.trainable());
+            Ok(args.memory.choose(&request, device)?.ok().map(|(recompute, _)| recompute))
+        };
+        let one = self.clone();
+        self.micro_batches_at_once = Some(MicroBatchesAtOnce::Value(found));
+        let policy = recomputed(self)?;
+        if policy != Some(Recompute::None) && policy != recomputed(&one)? {
+            self.micro_batches_at_once = None;
+        }
+        Ok(())
+    }
+}
+
+/// Steps of rows of one length, which have nothing in common.
+#[derive(Clone, Copy, Debug)]
+pub struct EqualRows {
+    /// Rows of a step.
+    pub rows: usize,
+    /// Tokens of a row.
+    pub len: usize,
+    /// Tokens computed at once.
+    pub tokens: usize,
+    /// Whether the rows are judged replies.
+    pub is_judged: bool,
+}
+
+impl EqualRows {
+    /// Micro-batches at the same time as `asked`, or the number that a run which trains so many parameters has of itself.
+    ///
+    /// # Errors
+    /// A number that has no meaning here.
+    pub fn at_once(
+        self,
+        asked: Option<MicroBatchesAtOnce>,
+        (config, placement): (&Config, Placement),
+        trained: u64,
+    ) -> Result<usize, CliError> {
+        match asked {
+            Some(MicroBatchesAtOnce::Value(number)) => {
+                check_possible(number, placement, self.is_judged)?;
+                Ok(number)
+            }
+            None | Some(MicroBatchesAtOnce::Auto) if self.is_judged => Ok(1),
+            None | Some(MicroBatchesAtOnce::Auto) => {
+                Ok(at_once_of_equal_rows(config, placement, (self.rows, self.len), self.tokens, trained))
+            }
+        }
+    }
+}
+
+/// Refuses several micro-batches at the same time where there is only one.
+fn check_possible(number: usize, placement: Placement, is_judged: bool) -> Result<(), CliError> {
+    let obstacle = match placement {
+        _ if number == 1 => return Ok(()),
+        Placement::Cuda(_) => "a GPU computes one after the other",
+        Placement::Cpu if is_judged => "a step of judged replies computes one after the other",
+        Placement::Cpu => return Ok(()),
+    };
+    let text = format!("--micro-batches-at-once {number} has no meaning here: {obstacle}");
+    Err(CliError::usage(text).hint("leave it out"))
 }
 
 #[cfg(test)]

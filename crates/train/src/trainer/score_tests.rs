@@ -216,7 +216,7 @@ fn gradients_of_heads_are_finite_differences() {
             let parameters = Parameters::Adapter { model: &case.model, adapter: &mut adapter };
             let mut stepper = stepper(&case, &parameters);
             stepper.compute(&parameters, &case.data.samples, &indices, 1, &case.options).expect("numbers");
-            stepper.gradients.tensors().map(|tensor| tensor.to_vec(tensor.len())).collect()
+            stepper.lanes.first.gradients.tensors().map(|tensor| tensor.to_vec(tensor.len())).collect()
         };
         let tensors = gradients.len();
         for tensor in [0, tensors / 2, tensors - 2, tensors - 1] {

@@ -8,15 +8,16 @@ use lorafit_kernels::ops::dropout::Mask;
 use lorafit_kernels::ops::elementwise::sum_squares;
 use lorafit_kernels::random;
 use lorafit_model::adapter::Adapter;
-use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Gradients, Losses, Parameters, Stream};
+use lorafit_model::{ActiveAdapter, Buffers, EmbeddingNoise, Losses, Model, Parameters, Stream};
 
 use super::TrainOptions;
 use super::error::NotTaken;
 use super::judged::{Few, Judged};
+use super::lanes::{Lane, Lanes};
 use crate::best_by::BestBy;
 use crate::checkpoint::State;
 use crate::classify::{self, ClassEvaluation};
-use crate::evaluate::{Evaluation, sum_in};
+use crate::evaluate::{Evaluation, loss_of};
 use crate::frozen::{Frozen, FrozenOutputs, Share};
 use crate::group::{ALONE, GroupError, ProcessGroup, Reducer, Reduction};
 use crate::guard::{Culprit, Refusal};
@@ -27,7 +28,7 @@ use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
 use crate::preference::{self, PreferenceMetrics, Sums};
 use crate::restart::{steps_before, steps_through};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize, cut, cut_groups};
+use crate::stream::{Cut, Micro, MicroBatchSize, cut, cut_groups};
 
 /// What the rows of a step gave; their gradient stands in the buffers.
 pub(super) struct Computed {
@@ -122,8 +123,7 @@ pub(crate) struct Stepper<'a> {
     pub(super) frozen: Option<Frozen>,
     /// By what the best evaluation is told.
     best_by: BestBy,
-    pub(super) buffers: Buffers,
-    pub(super) gradients: Gradients,
+    pub(super) lanes: Lanes,
     pub(super) optimizer: AdamW,
     schedule: Schedule,
     /// Losses above this are refused.
@@ -138,22 +138,13 @@ impl<'a> Stepper<'a> {
         options: &TrainOptions,
         total_steps: u64,
     ) -> Self {
-        let gradients = parameters.zero_gradients();
         Stepper {
             group: &ALONE,
             reducer: Reducer::default(),
             judged: None,
             frozen: None,
             best_by: options.best_by,
-            buffers: Buffers::for_training(
-                parameters.model(),
-                parameters.adapter(),
-                &gradients,
-                size.tokens,
-                size.targets,
-                options.activations,
-            ),
-            gradients,
+            lanes: Lanes::new(parameters, size, options),
             optimizer: AdamW::new(parameters, options.optimizer, options.weight_decay, options.b_rate_ratio),
             schedule: options.schedule_over(total_steps),
             spike_above: None,
@@ -177,7 +168,7 @@ impl<'a> Stepper<'a> {
     ) {
         let Some(preference) = options.preference else { return };
         let few = Few { preference, samples, reference, cut: options.cut(parameters.model().config()), size };
-        self.judged = Some(few.judged(parameters.model(), &mut self.buffers));
+        self.judged = Some(few.judged(parameters.model(), &mut self.lanes.first.buffers));
     }
 
     /// Has all further steps take this learning rate.
@@ -209,7 +200,7 @@ impl<'a> Stepper<'a> {
         // The constant is that of torch.nn.utils.clip_grad_norm_.
         let clip = options.max_grad_norm.map_or(1.0, |max| (max / (grad_norm + 1e-6)).min(1.0));
         let learning_rate = self.schedule.rate(number);
-        self.optimizer.step(parameters, &self.gradients, learning_rate, clip);
+        self.optimizer.step(parameters, &self.lanes.first.gradients, learning_rate, clip);
         parameters.prepare();
 
         let seconds = started.elapsed().as_secs_f64();
@@ -249,7 +240,7 @@ impl<'a> Stepper<'a> {
             NotTaken::Refused(Refusal { step: number, culprit, value, lines })
         };
         let chance = Chance::of(parameters, options, number, self.group.rank());
-        self.gradients.clear();
+        self.lanes.clear();
         let summed = match self.judged {
             None => self.replies(parameters, samples, indices, chance, options),
             Some(_) => self.judgements(parameters, samples, indices, chance, options)?,
@@ -257,7 +248,7 @@ impl<'a> Stepper<'a> {
         let (Summed { loss, tokens, supervised, judged }, waited) = self.of_all(summed)?;
         let preference = judged.map(|judged| judged.sums.metrics(judged.apart, judged.objective));
         if let Some(adapter) = parameters.adapter() {
-            self.gradients.clear_start(adapter);
+            self.lanes.first.gradients.clear_start(adapter);
         }
         #[cfg(test)]
         let loss = super::resume_tests::spoiled(number, Culprit::Loss, loss);
@@ -268,7 +259,7 @@ impl<'a> Stepper<'a> {
             return Err(refusal(Culprit::LossSpike, loss));
         }
         let reduction = self.reduce(waited)?;
-        let grad_norm = sum_squares(&self.gradients.tensors().collect::<Vec<_>>()).sqrt();
+        let grad_norm = sum_squares(&self.lanes.first.gradients.tensors().collect::<Vec<_>>()).sqrt();
         #[cfg(test)]
         let grad_norm = super::resume_tests::spoiled(number, Culprit::GradientNorm, grad_norm);
         if !grad_norm.is_finite() {
@@ -307,7 +298,7 @@ impl<'a> Stepper<'a> {
         if self.group.is_alone() {
             return Ok(None);
         }
-        let (took, bytes) = self.reducer.sum(self.group, &mut self.gradients.tensors_mut())?;
+        let (took, bytes) = self.reducer.sum(self.group, &mut self.lanes.first.gradients.tensors_mut())?;
         Ok(Some(Reduction {
             processes: self.group.size(),
             wait_seconds: waited.as_secs_f64(),
@@ -330,18 +321,19 @@ impl<'a> Stepper<'a> {
         let scale = (1.0 / supervised as f64) as f32;
         let objective = Objective { scale, smoothing: options.label_smoothing };
         let (model, adapter) = (parameters.model(), parameters.adapter());
-        let (mut losses, mut tokens) = (Vec::new(), 0);
         let how = options.cut(model.config());
         let own = self.own_share(samples, &Groups::alone(samples.len()), indices, how);
-        for (part, micro) in cut(samples, &own, how).enumerate() {
-            let (active, gradients) = (chance.active(adapter, part), &mut self.gradients);
-            let frozen = self.frozen.as_ref().map(|frozen| &frozen.training);
+        let micros: Vec<Micro> = cut(samples, &own, how).collect();
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.training);
+        let losses = self.lanes.compute(&micros, |part, micro, Lane { buffers, gradients }| {
+            let active = chance.active(adapter, part);
             let compute = |stream: Stream<'_>, buffers: &mut Buffers| {
                 model.loss_and_gradient(active, stream, objective, buffers, gradients)
             };
-            losses.push(FrozenOutputs::above(frozen, &micro, model, &mut self.buffers, compute));
-            tokens += micro.tokens() as u64;
-        }
+            FrozenOutputs::above(frozen, micro, model, buffers, compute)
+        });
+        self.lanes.add_up();
+        let tokens = micros.iter().map(|micro| micro.tokens() as u64).sum();
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
         Summed { loss, tokens, supervised, judged: None }
@@ -356,7 +348,8 @@ impl<'a> Stepper<'a> {
         chance: Chance,
         options: &TrainOptions,
     ) -> Result<Summed, GroupError> {
-        let Stepper { judged, buffers, gradients, group, frozen, .. } = self;
+        let Stepper { judged, lanes, group, frozen, .. } = self;
+        let Lane { buffers, gradients } = &mut lanes.first;
         let (group, frozen) = (*group, frozen.as_ref().map(|frozen| &frozen.training));
         let judged = judged.as_mut().expect("rows are judged");
         let Judged { options: preference, training: rows, reference, longest, .. } = judged;
@@ -410,7 +403,7 @@ impl<'a> Stepper<'a> {
         };
         let (loss, perplexity, preference, margins) = match &mut self.judged {
             None if model.config().labels.is_some() => {
-                let (divided, buffers) = (divided(), &mut self.buffers);
+                let (divided, buffers) = (divided(), &mut self.lanes.first.buffers);
                 let own = Share { samples, indices: &divided[group.rank()], frozen };
                 let own = classify::scores_in(model, adapter, own, cut, buffers, stop);
                 let Some(scores) = scores_of_all(group, &divided, own, model.config().outputs())? else {
@@ -423,14 +416,14 @@ impl<'a> Stepper<'a> {
             None => {
                 let divided = divided();
                 let own = Share { samples, indices: &divided[group.rank()], frozen };
-                let own = sum_in(model, adapter, own, cut, &mut self.buffers, stop).map(|sum| [sum]);
+                let own = sum_in(model, adapter, own, cut, &mut self.lanes, stop).map(|sum| [sum]);
                 let Some([sum]) = group.add_up(own)? else { return Ok(None) };
                 let found = Evaluation::of(samples, sum);
                 (found.loss, Some(found.perplexity), None, Vec::new())
             }
             Some(Judged { options, evaluation, reference, longest, .. }) => {
                 let rows = evaluation.as_ref().expect("held-out rows are judged");
-                let (buffers, reference) = (&mut self.buffers, reference.as_mut());
+                let (buffers, reference) = (&mut self.lanes.first.buffers, reference.as_mut());
                 let mut computing = Computing { model, adapter, reference, cut, buffers, frozen, group };
                 let found = preference::evaluate_in(&mut computing, samples, rows, options, *longest, stop)?;
                 let Some(found) = found else { return Ok(None) };
@@ -449,6 +442,31 @@ impl<'a> Stepper<'a> {
         // What the run begins with is there already.
         let best = state.step > 0 && self.best_by.is_better(&record, state.best.as_ref());
         Ok(Some(Evaluated { record: EvaluationRecord { best, ..record }, margins }))
+    }
+}
+
+/// As [`crate::evaluate::sum_in`], in lanes.
+fn sum_in(
+    model: &Model,
+    adapter: Option<&Adapter>,
+    Share { samples, indices, frozen }: Share<'_>,
+    how: Cut,
+    lanes: &mut Lanes,
+    stop: &mut dyn FnMut() -> bool,
+) -> Option<f64> {
+    let mut micros = cut(samples, indices, how);
+    let mut sum = 0.0;
+    loop {
+        let at_once: Vec<Micro> = micros.by_ref().take(lanes.count()).collect();
+        if at_once.is_empty() {
+            return Some(sum);
+        }
+        if stop() {
+            return None;
+        }
+        let losses = lanes
+            .compute(&at_once, |_, micro, lane| loss_of(model, adapter, micro, frozen, &mut lane.buffers));
+        losses.into_iter().for_each(|loss| sum += loss);
     }
 }
 

@@ -106,10 +106,21 @@ impl Draws {
 
 /// Loss, tokens computed, and gradients of one step over all samples, which leaves the adapter as it is.
 fn step(fixture: &mut Fixture, samples: &Samples, budget: usize, share: bool) -> (f64, u64, Vec<Vec<f32>>) {
+    step_at_once(fixture, samples, (budget, 1), share)
+}
+
+/// As [`step`], with so many micro-batches of `budget` tokens at the same time.
+fn step_at_once(
+    fixture: &mut Fixture,
+    samples: &Samples,
+    (budget, at_once): (usize, usize),
+    share: bool,
+) -> (f64, u64, Vec<Vec<f32>>) {
     let Fixture { model, adapter } = fixture;
     let options = TrainOptions {
         batch_size: samples.len(),
-        micro_batch_tokens: budget,
+        micro_batch_tokens: budget * at_once,
+        micro_batches_at_once: at_once,
         prefix_sharing: share,
         ..TrainOptions::plain(Duration::Steps(1), 0.0)
     };
@@ -118,7 +129,7 @@ fn step(fixture: &mut Fixture, samples: &Samples, budget: usize, share: bool) ->
     let mut stepper = Stepper::new(&parameters, size, &options, 1);
     let indices: Vec<usize> = (0..samples.len()).collect();
     let record = stepper.step(&mut parameters, samples, &indices, 1, &options).expect("finite");
-    let gradients = stepper.gradients.tensors().map(|t| t.to_vec(t.len())).collect();
+    let gradients = stepper.lanes.first.gradients.tensors().map(|t| t.to_vec(t.len())).collect();
     (record.loss, record.computed_tokens, gradients)
 }
 
@@ -155,6 +166,32 @@ fn one_by_one_packed_and_shared_gradients_agree() {
                 assert!(shared_tokens * 5 < packed_tokens * 4, "{name}: {shared_tokens} of {packed_tokens}")
             }
         }
+    }
+}
+
+/// Losses have the same bits, since they are added up in the order of the micro-batches; gradients are added up by lanes.
+#[test]
+fn micro_batches_at_the_same_time_are_those_one_after_the_other() {
+    for name in ["llama", "gemma2"] {
+        let mut fixture = fixture(name);
+        let samples = Draws(11).tree(9);
+        let mut in_several = 0;
+        for budget in [1, 16, 30, 10_000] {
+            let (loss, tokens, gradients) = step(&mut fixture, &samples, budget, true);
+            for at_once in [2, 3, 20] {
+                let what = format!("{name}, {budget} tokens, {at_once} at once");
+                let (found, found_tokens, found_gradients) =
+                    step_at_once(&mut fixture, &samples, (budget, at_once), true);
+                assert_eq!((found.to_bits(), found_tokens), (loss.to_bits(), tokens), "{what}");
+                for (i, (found, expected)) in found_gradients.iter().zip(&gradients).enumerate() {
+                    let largest = expected.iter().fold(f32::MIN_POSITIVE, |m, v| m.max(v.abs()));
+                    let apart = found.iter().zip(expected).fold(0.0f32, |m, (f, e)| m.max((f - e).abs()));
+                    assert!(f64::from(apart / largest) <= TOLERANCE, "{what}: gradient {i}");
+                }
+                in_several += usize::from(found_gradients != gradients);
+            }
+        }
+        assert!(in_several > 0, "{name}: no step was computed in lanes");
     }
 }
 

@@ -64,6 +64,7 @@ fn run_rows(
         activation_dtype: ActivationDtype::F32,
         tokens: size.tokens,
         targets: size.targets,
+        at_once: 1,
         threads: 1,
         has_tokenizer: false,
         placement: Placement::Cuda(float),
@@ -85,6 +86,7 @@ fn run_rows(
         activations: ActivationPolicy { recompute, dtype: ActivationDtype::F32 },
         planned_bytes: planned,
         micro_batch_tokens: 2 * seq,
+        micro_batches_at_once: 1,
         lora: lora.clone(),
     };
     let mut steps = Vec::new();

@@ -59,6 +59,7 @@ impl PlanArgs {
             ("reference", self.reference.as_ref().map(ToString::to_string)),
             ("save-modules", self.save_modules.as_ref().map(ToString::to_string)),
             ("threads", self.threads.map(|threads| threads.to_string())),
+            ("micro-batches-at-once", self.micro_batches_at_once.map(|number| number.to_string())),
             (
                 "device",
                 Some(self.device.to_string()).filter(|_| matches!(self.device, DeviceChoice::Cuda(_))),
@@ -180,7 +181,11 @@ fn in_words(
     let at_once = request.most_tokens(recompute, limit)?;
     let at_once = match given.has("micro-batch-tokens") {
         true => args.micro_batch_tokens,
-        false => (256..=2048).rev().step_by(256).find(|t| *t <= at_once).unwrap_or(request.tokens),
+        false => (256..=2048)
+            .rev()
+            .step_by(256)
+            .find(|t| *t <= at_once)
+            .unwrap_or(request.at_once * request.tokens),
     };
     let recompute = RecomputeChoice::Fixed(recompute);
     let dtype = match request.activation_dtype {

@@ -20,6 +20,7 @@ use crate::args::options::{DeviceChoice, Init};
 use crate::args::preference::PreferenceArgs;
 use crate::session::base::placement;
 use crate::session::limits::longest_row;
+use crate::session::micro_batches::EqualRows;
 use crate::session::preset::tokens_held;
 use crate::session::trained::save_modules;
 use crate::terminal::error::CliError;
@@ -211,7 +212,10 @@ struct Question<'a> {
     lora: LoraConfig,
     /// The adapter of the reference, if it is one of its own.
     reference: Option<LoraConfig>,
+    /// The largest micro-batch where one is computed at a time.
     size: MicroBatchSize,
+    /// Micro-batches of an adapter that are computed at the same time, and the largest of them.
+    at_once: (usize, MicroBatchSize),
     threads: usize,
     placement: Placement,
     /// What a base is quantised to.
@@ -234,28 +238,31 @@ impl<'a> Question<'a> {
         let preference = args.preference();
         let nf4 = Quantization::FourBit { code: Code::Nf4, block_len: 64, double: true };
         let cores = || std::thread::available_parallelism().ok().map(usize::from);
+        let lora = LoraConfig {
+            rank: args.rank,
+            alpha: 2.0 * args.rank as f64,
+            use_dora: args.dora,
+            save_modules: save_modules(args.save_modules.as_ref(), config)?,
+            tokens: args.new_tokens.map_or_else(TokenIndices::default, |n| last_tokens(config, n)),
+            ..LoraConfig::new(args.target_modules.value.clone())
+        };
+        let lora = args.init.of_adapter().trained(&args.projections.checked(lora, config)?);
+        let placement = placement(args.device, args.compute);
+        let row = row_size(&preference, args.max_seq_len);
+        let size_of = |tokens| MicroBatchSize::of_equal_groups(args.batch_size, row, tokens);
+        let (is_judged, tokens) = (preference.objective().is_some(), args.micro_batch_tokens);
+        let rows = EqualRows { rows: args.batch_size, len: row.tokens, tokens, is_judged };
+        let trained = lora.tensor_lens(config)?.iter().sum::<usize>() as u64;
+        let at_once = rows.at_once(args.micro_batches_at_once, (config, placement), trained)?;
         Ok(Question {
             subject,
-            lora: args.init.of_adapter().trained(&args.projections.checked(
-                LoraConfig {
-                    rank: args.rank,
-                    alpha: 2.0 * args.rank as f64,
-                    use_dora: args.dora,
-                    save_modules: save_modules(args.save_modules.as_ref(), config)?,
-                    tokens: args.new_tokens.map_or_else(TokenIndices::default, |n| last_tokens(config, n)),
-                    ..LoraConfig::new(args.target_modules.value.clone())
-                },
-                config,
-            )?),
+            lora,
             reference: preference.own_reference(None).map(|dir| subject.adapter(dir)).transpose()?,
-            size: MicroBatchSize::of_equal_groups(
-                args.batch_size,
-                row_size(&preference, args.max_seq_len),
-                args.micro_batch_tokens,
-            ),
+            size: size_of(tokens),
+            at_once: (at_once, size_of((tokens / at_once).max(1))),
             preference,
             threads: args.threads.or_else(cores).unwrap_or(1),
-            placement: placement(args.device, args.compute),
+            placement,
             quantized: asked.unwrap_or(BaseQuantization { quantization: nf4, head: false }),
             keep: match args.memory.recompute {
                 Some(RecomputeChoice::Fixed(recompute)) => recompute,
@@ -306,8 +313,9 @@ impl<'a> Question<'a> {
             averaged: self.args.average.is_some(),
             start: self.args.init.of_adapter(),
             activation_dtype: self.args.memory.activation_dtype_on(self.placement),
-            tokens: self.size.tokens,
-            targets: self.size.targets,
+            tokens: self.at_once.1.tokens,
+            targets: self.at_once.1.targets,
+            at_once: self.at_once.0,
             threads: self.threads,
             has_tokenizer: true,
             placement: self.placement,
@@ -324,7 +332,9 @@ impl<'a> Question<'a> {
     fn methods(&self, plain: &PlanRequest<'_>, small: &PlanRequest<'_>) -> anyhow::Result<Vec<MethodCost>> {
         let all = WeightSelection::all();
         let in_f32 = self.request(4 * self.subject.config.parameters());
-        let full = PlanRequest { trainable: Trainable::Weights(&all), ..in_f32 }.plan(self.keep)?;
+        let MicroBatchSize { tokens, targets } = self.size;
+        let one = PlanRequest { tokens, targets, at_once: 1, ..in_f32 };
+        let full = PlanRequest { trainable: Trainable::Weights(&all), ..one }.plan(self.keep)?;
         let full = MethodCost::of("full, f32", &full);
         let half = MethodCost::new(
             "full, 16-bit",
