@@ -254,15 +254,16 @@ fn common_prefix(a: &[u32], b: &[u32]) -> usize {
 /// With `share` the tokens are those of [`Batch::share`], and samples that begin alike are brought together first.
 /// The result depends on nothing else, so a resumed run cuts the same.
 pub fn cut(samples: &Samples, indices: &[usize], budget: usize, share: bool) -> Vec<Vec<usize>> {
-    cut_groups(samples, &Groups::alone(samples.len()), indices, budget, share)
+    cut_groups(samples, &Groups::alone(samples.len()), indices, (budget, 1), share)
 }
 
-/// As [`cut`], of the groups `indices`, whose samples stay together; the samples of each part.
+/// As [`cut`], of the groups `indices`, whose samples stay together; the samples of each part. The number of parts is a multiple of
+/// `multiple`, where there are as many groups.
 pub fn cut_groups(
     samples: &Samples,
     groups: &Groups,
     indices: &[usize],
-    budget: usize,
+    (budget, multiple): (usize, usize),
     share: bool,
 ) -> Vec<Vec<usize>> {
     let mut order: Vec<Unit> = indices.iter().map(|&i| Unit::of(samples, groups.range(i), share)).collect();
@@ -275,12 +276,12 @@ pub fn cut_groups(
         None => 0,
     };
     let sizes: Vec<(usize, usize)> = (0..order.len()).map(|at| (order[at].tokens, shared(at))).collect();
-    let fewest = greedy_cuts(&sizes, budget).len();
-    // The smallest budget that needs no more groups.
+    let most = greedy_cuts(&sizes, budget).len().next_multiple_of(multiple).min(order.len());
+    // The smallest budget that needs no more parts.
     let (mut low, mut high) = (0, budget);
     while low < high {
         let middle = low + (high - low) / 2;
-        if greedy_cuts(&sizes, middle).len() > fewest { low = middle + 1 } else { high = middle }
+        if greedy_cuts(&sizes, middle).len() > most { low = middle + 1 } else { high = middle }
     }
     let samples_of =
         |range: Range<usize>| order[range].iter().flat_map(|unit| unit.samples.clone()).collect();

@@ -139,7 +139,7 @@ pub use saved::{
 pub use schedule::{LEAST_WARMED_UP, Schedule, ScheduleKind, WARMUP_RATIO};
 pub use selfcheck::step_checks;
 pub use status::{CheckpointStatus, RunState, RunStatus};
-pub use stream::MicroBatchSize;
+pub use stream::{MicroBatchSize, tokens_of_each};
 pub use token_scores::{TokenScores, token_scores};
 pub use tokenizer::{open_tokenizer, tokenizer_entries, tokenizer_metadata};
 pub use trainer::{

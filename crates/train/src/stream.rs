@@ -97,18 +97,35 @@ pub(crate) struct Cut {
     budget: usize,
     /// Compute once what samples of one begin with alike.
     share: bool,
+    /// There are as many micro-batches as a multiple of this, where there are as many samples.
+    multiple: usize,
 }
 
 impl Cut {
     /// For a model: where a token depends on the length of its text, texts share no token.
     pub(crate) fn of(config: &Config, budget: usize, share: bool) -> Self {
-        Cut { budget, share: share && !config.depends_on_length() }
+        Cut { budget, share: share && !config.depends_on_length(), multiple: 1 }
+    }
+
+    /// For so many micro-batches at the same time.
+    pub(crate) fn side_by_side(self, multiple: usize) -> Self {
+        Cut { multiple, ..self }
     }
 
     /// Whether what samples begin with alike is computed once.
     pub(crate) fn shares(self) -> bool {
         self.share
     }
+}
+
+/// Tokens of each of several micro-batches that are computed at the same time and share so many: rows seldom divide evenly, so that each
+/// may have an eighth more.
+pub fn tokens_of_each(tokens: usize, at_once: usize) -> usize {
+    match at_once {
+        1 => tokens,
+        _ => (tokens + tokens / 8) / at_once,
+    }
+    .max(1)
 }
 
 /// Cuts the samples `indices` into micro-batches.
@@ -126,10 +143,10 @@ pub(crate) fn cut_groups<'a, F: Fn(SampleRef<'_>) -> bool + 'a>(
     samples: &'a Samples,
     groups: &Groups,
     indices: &[usize],
-    Cut { budget, share }: Cut,
+    Cut { budget, share, multiple }: Cut,
     with_prompt: F,
 ) -> impl Iterator<Item = Micro> + use<'a, F> {
-    data::cut_groups(samples, groups, indices, budget, share).into_iter().map(move |of| {
+    data::cut_groups(samples, groups, indices, (budget, multiple), share).into_iter().map(move |of| {
         let part = of.iter().map(|&i| samples.sample(i));
         let batch = Batch::owned(part, share, &with_prompt);
         Micro::new(of, batch)
@@ -211,8 +228,8 @@ impl MicroBatchSize {
 
     /// As [`MicroBatchSize::of_equal_rows`], of rows that are never parted, each of this size: the two replies of a pair together.
     pub fn of_equal_groups(rows: usize, row: MicroBatchSize, budget: usize) -> Self {
-        let tokens = rows.saturating_mul(row.tokens).min(budget.max(row.tokens));
-        MicroBatchSize { tokens, targets: rows.saturating_mul(row.targets).min(tokens) }
+        let rows = rows.min((budget / row.tokens.max(1)).max(1));
+        MicroBatchSize { tokens: rows * row.tokens, targets: rows * row.targets }
     }
 
     /// What is in both.

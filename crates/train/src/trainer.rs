@@ -31,7 +31,7 @@ use crate::restart::{RestartReason, steps_before, steps_through};
 use crate::run::RunFolder;
 use crate::run_error::RunError;
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, MicroBatchSize};
+use crate::stream::{Cut, MicroBatchSize, tokens_of_each};
 use crate::verdict::{Choice, Curve, StoppedEarly, Verdict, verdict};
 
 mod error;
@@ -221,12 +221,13 @@ impl TrainOptions {
 
     /// Tokens of a micro-batch, about.
     pub fn tokens_of_each(&self) -> usize {
-        (self.micro_batch_tokens / self.micro_batches_at_once).max(1)
+        tokens_of_each(self.micro_batch_tokens, self.micro_batches_at_once)
     }
 
     /// How samples are cut into micro-batches of a model.
     pub(crate) fn cut(&self, config: &Config) -> Cut {
-        Cut::of(config, self.tokens_of_each(), self.prefix_sharing)
+        let cut = Cut::of(config, self.tokens_of_each(), self.prefix_sharing);
+        cut.side_by_side(self.micro_batches_at_once)
     }
 
     /// A bound on what is computed at once, in training and in evaluation.

@@ -8,7 +8,9 @@ use lorafit_kernels::gpu::Float;
 use lorafit_kernels::quant::Format;
 use lorafit_model::adapter::LoraConfig;
 use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Start, Trainable};
-use lorafit_train::{BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench};
+use lorafit_train::{
+    BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench, tokens_of_each,
+};
 
 use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::common::Common;
@@ -133,7 +135,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         EqualRows { rows: args.batch, len: args.seq, tokens: args.micro_batch_tokens, is_judged: false };
     let at_once =
         rows.at_once(args.micro_batches_at_once, (&config, placement), lora.parameters(&config)?)?;
-    let each = (args.micro_batch_tokens / at_once).max(1);
+    let each = tokens_of_each(args.micro_batch_tokens, at_once);
     let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, each);
     let request = PlanRequest {
         config: &config,

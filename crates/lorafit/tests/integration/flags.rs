@@ -484,6 +484,7 @@ fn a_recommendation_has_what_was_asked_for() {
         &["--batch-size", "16"],
         &["--threads", "1"],
         &["--micro-batch-tokens", "300"],
+        &["--micro-batches-at-once", "2"],
         &["--rank", "3"],
         &["--exclude-modules", "k_proj", "--rank-pattern", "q_proj=4"],
     ] {
@@ -491,6 +492,11 @@ fn a_recommendation_has_what_was_asked_for() {
         let command = told.lines().find(|line| line.starts_with("lorafit train ")).expect("a command");
         assert!(command.contains(&flags.join(" ")), "{flags:?}: {command}");
     }
+    let several = ["plan", "--model", "m", "--micro-batches-at-once"];
+    let judged = [&several[..], &["2", "--objective", "dpo"]].concat();
+    refused(at, &judged, &["--micro-batches-at-once 2 has no meaning here: a step of judged replies"]);
+    let on_gpu = [&several[..], &["2", "--device", "cuda"]].concat();
+    refused(at, &on_gpu, &["--micro-batches-at-once 2 has no meaning here: a GPU"]);
     well(at, &["quantize", "--model", "m", "--quant", "nf4", "--out", "nf4"]);
     refused(
         at,

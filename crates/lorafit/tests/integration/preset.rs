@@ -189,6 +189,28 @@ fn a_run_that_has_more_to_learn_at_its_end_goes_on() {
     assert!(train(place, "once", &flags).contains("finished after 4 steps"));
 }
 
+/// Two where the rows of a step make two that are large enough; the run keeps the number, and goes on with it.
+#[test]
+fn micro_batches_at_the_same_time_are_found_and_kept() {
+    let place = place(60);
+    let place = place.path();
+    let flags = ["--preset", "off", "--max-steps", "2", "--no-prefix-sharing", "--batch-size"];
+    // So that few parameters are trained beside those of a tiny model.
+    let few = ["--rank", "1", "--target-modules", "q_proj"];
+    let number = |run: &str, more: &[&str]| {
+        train(place, run, &[&flags[..], more, &few].concat());
+        kept(place, run, "micro-batches-at-once")
+    };
+    assert_eq!(number("two", &["40"]).as_deref(), Some("2"));
+    assert_eq!(number("small", &["1"]), None);
+    assert_eq!(number("one", &["40", "--micro-batches-at-once", "1"]).as_deref(), Some("1"));
+    assert_eq!(number("auto", &["40", "--micro-batches-at-once", "auto"]).as_deref(), Some("2"));
+    let losses = |run: &str| fs::read_to_string(place.join(run).join("metrics.jsonl")).expect("reads");
+    let loss = |run: &str| losses(run).split("\"loss\":").nth(1).expect("a loss")[..6].to_owned();
+    assert_eq!(loss("two"), loss("one"));
+    assert_eq!(loss("two"), loss("auto"));
+}
+
 #[test]
 fn tokens_at_once_are_those_of_a_step() {
     let place = place(60);

@@ -416,6 +416,7 @@ fn whatever_changes_the_arithmetic_is_refused_by_name() {
         ("--max-seq-len", "99", "max-seq-len"),
         ("--train-on", "all", "data"),
         ("--micro-batch-tokens", "99", "micro-batch-tokens"),
+        ("--micro-batches-at-once", "3", "micro-batches-at-once"),
         ("--template", "alpaca", "tokenizer"),
         ("--quant", "int8", "quant"),
         ("--data", "dev.jsonl", "data"),

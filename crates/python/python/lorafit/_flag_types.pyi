@@ -209,6 +209,9 @@ class TrainFlags(TypedDict, total=False):
     micro_batch_tokens: str | float | PathLike[str] | Sequence[str | float] | None
     """Tokens computed at once; the main setting for memory, 256 to 8192"""
 
+    micro_batches_at_once: str | float | PathLike[str] | Sequence[str | float] | None
+    """Micro-batches computed at the same time, which share --micro-batch-tokens [default: auto]"""
+
     no_prefix_sharing: bool | None
     """Compute every row by itself, even where rows of a batch begin with the same tokens"""
 
@@ -283,6 +286,9 @@ class PlanFlags(TypedDict, total=False):
 
     micro_batch_tokens: int | None
     """Tokens computed at once, as in train"""
+
+    micro_batches_at_once: str | float | PathLike[str] | Sequence[str | float] | None
+    """Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]"""
 
     rank: int | None
     """Width of the adapter; train chooses 8 unless there is much data, and the plan says for how much it does"""

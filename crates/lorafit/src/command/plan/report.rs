@@ -7,7 +7,7 @@ use lorafit_model::adapter::{LoraConfig, Module, TokenIndices, module_shape};
 use lorafit_model::{BaseQuantization, Config, Recompute, Trainable, WeightSelection};
 use lorafit_remedy::amounts::counted;
 use lorafit_train::{
-    EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes,
+    EvaluationRequest, MemoryPlan, MicroBatchSize, PlanRequest, SIDE_BY_SIDE, available_bytes, tokens_of_each,
 };
 use serde::Serialize;
 
@@ -259,7 +259,7 @@ impl<'a> Question<'a> {
             lora,
             reference: preference.own_reference(None).map(|dir| subject.adapter(dir)).transpose()?,
             size: size_of(tokens),
-            at_once: (at_once, size_of((tokens / at_once).max(1))),
+            at_once: (at_once, size_of(tokens_of_each(tokens, at_once))),
             preference,
             threads: args.threads.or_else(cores).unwrap_or(1),
             placement,
