@@ -12,6 +12,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::args::config_file::Given;
 use crate::args::criteria::CriteriaArgs;
 use crate::args::flags;
+use crate::args::numbers::in_plain_words;
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
@@ -206,7 +207,8 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
 /// Reads the words behind the program's name, which `host` gives or a process was started with.
 fn read(host: Option<Arc<dyn Host>>, words: Vec<OsString>) -> Result<Read, clap::Error> {
     let typed = iter::once("lorafit".into()).chain(words.iter().cloned());
-    let matches = command().try_get_matches_from(typed).map_err(|error| with_tip(error, &words))?;
+    let matches =
+        command().try_get_matches_from(typed).map_err(|error| in_plain_words(with_tip(error, &words)))?;
     let cli = Cli::from_arg_matches(&matches)?;
     let given = Given::new(matches.subcommand().map(|(_, matches)| matches));
     let known = matches.subcommand_name().map(words_of).unwrap_or_default();

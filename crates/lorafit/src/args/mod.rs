@@ -16,6 +16,7 @@ pub mod judged;
 pub mod judged_by;
 pub mod memory;
 pub mod new_tokens;
+pub mod numbers;
 pub mod options;
 pub mod outputs;
 pub mod parameters;

@@ -10,6 +10,7 @@ use lorafit_model::adapter::Adapter;
 use serde_json::{Value, json};
 
 use crate::args::config_file::Given;
+use crate::args::numbers::in_plain_words;
 use crate::args::sampling::Sampling;
 use crate::cli;
 use crate::session::answer::{Scored, chat_prompt, stream_answer};
@@ -122,7 +123,7 @@ fn sampling(words: Vec<OsString>) -> Result<(Sampling, Given), Failure> {
     let read = command.try_get_matches_from(words);
     let read =
         read.and_then(|matches| Ok((Sampling::from_arg_matches(&matches)?, Given::new(Some(&matches)))));
-    read.map_err(|error| Failure::of_words(&error))
+    read.map_err(|error| Failure::of_words(&in_plain_words(error)))
 }
 
 fn messages(chat: &[(String, String)]) -> Result<Vec<Message>, CliError> {

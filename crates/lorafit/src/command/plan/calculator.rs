@@ -17,6 +17,7 @@ use super::subject::Subject;
 use super::{PlanArgs, check};
 use crate::args::config_file::Given;
 use crate::args::flags::{self, Words};
+use crate::args::numbers::in_plain_words;
 use crate::pages::shell::{escape, table};
 use crate::session::memory_table::parts;
 use crate::terminal::error::render_for;
@@ -163,7 +164,8 @@ fn answer(name: &str, path: &str, question: &Map<String, Value>) -> Result<Value
     let own = model.is_empty();
     let (shown, opened) = if own { (name, path) } else { (model, model) };
     let arguments = ["plan".to_owned(), format!("--model={opened}")].into_iter().chain(flags.clone());
-    let matches = command().try_get_matches_from(arguments).map_err(|error| of_clap(&error))?;
+    let matches =
+        command().try_get_matches_from(arguments).map_err(|error| of_clap(&in_plain_words(error)))?;
     let verb = Verb { flags: flags::names::<PlanArgs>().into_iter().collect(), ..Verb::default() };
     let planned = || {
         let args = PlanArgs { model: shown.to_owned(), ..PlanArgs::from_arg_matches(&matches)? };
