@@ -285,7 +285,25 @@ pub fn cut_groups(
     }
     let samples_of =
         |range: Range<usize>| order[range].iter().flat_map(|unit| unit.samples.clone()).collect();
-    greedy_cuts(&sizes, high).into_iter().map(samples_of).collect()
+    let mut cuts = greedy_cuts(&sizes, high);
+    while cuts.len() < most && !cuts.len().is_multiple_of(multiple) {
+        split_largest(&mut cuts, &sizes);
+    }
+    cuts.into_iter().map(samples_of).collect()
+}
+
+/// Splits the part with the most tokens among those of several groups, so that the larger half is small.
+fn split_largest(cuts: &mut Vec<Range<usize>>, sizes: &[(usize, usize)]) {
+    let tokens = |range: Range<usize>| -> usize {
+        let others = &sizes[range.start + 1..range.end];
+        sizes[range.start].0 + others.iter().map(|(tokens, shared)| tokens - shared).sum::<usize>()
+    };
+    let several = (0..cuts.len()).filter(|at| cuts[*at].len() > 1);
+    let Some(at) = several.max_by_key(|at| tokens(cuts[*at].clone())) else { return };
+    let Range { start, end } = cuts[at].clone();
+    let larger = |middle: &usize| tokens(start..*middle).max(tokens(*middle..end));
+    let middle = (start + 1..end).min_by_key(larger).unwrap_or(end);
+    cuts.splice(at..=at, [start..middle, middle..end]);
 }
 
 /// Divides the groups `indices` among `parts`, so that the part with the most tokens has few. Where there are fewer groups than

@@ -85,6 +85,8 @@ settings! {
     Method "method",
     /// Tokens that are computed at once.
     MicroBatchTokens "micro_batch_tokens",
+    /// Micro-batches that are computed at the same time.
+    MicroBatchesAtOnce "micro_batches_at_once",
     /// The base model.
     Model "model",
     /// Tokenised rows are kept in memory alone.

@@ -20,8 +20,9 @@ const FEWEST_TOKENS: usize = 160;
 const MOST_TOKENS: f64 = 1.08;
 /// The base has at least so many times as many parameters as are trained, whose gradients are there twice.
 const PARAMETERS: u64 = 16;
-/// Steps that are looked at.
+/// Steps that are looked at, and tokens after which no other is.
 const STEPS: usize = 64;
+const TOKENS: usize = 1 << 20;
 
 /// Micro-batches at the same time for a run with `options` on these rows that trains so many parameters: two where that is faster and
 /// takes hardly more memory. The same run always gets the same number.
@@ -41,6 +42,9 @@ pub fn micro_batches_at_once(
     let steps = Steps::new(groups.len(), options.order, options.batch_size, options.gradient_accumulation);
     let (mut together, mut apart, mut micro_batches) = (0, 0, 0);
     for step in steps.take(STEPS) {
+        if together > TOKENS {
+            break;
+        }
         let tokens = |micro_batches_at_once: usize| -> Vec<usize> {
             let how = TrainOptions { micro_batches_at_once, ..options.clone() }.cut(config);
             cut(&data.samples, &step.indices, how).map(|micro| micro.tokens()).collect()
@@ -67,8 +71,11 @@ pub fn at_once_of_equal_rows(
     if placement != Placement::Cpu || !is_small(config, trained) || in_each == 0 {
         return 1;
     }
-    let micro_batches = rows.div_ceil(in_each).next_multiple_of(AT_ONCE).min(rows).max(AT_ONCE);
-    if rows * len >= FEWEST_TOKENS * micro_batches { AT_ONCE } else { 1 }
+    let micro_batches = rows.div_ceil(in_each).saturating_add(1) / AT_ONCE * AT_ONCE;
+    let micro_batches = micro_batches.min(rows).max(AT_ONCE);
+    let enough = FEWEST_TOKENS.saturating_mul(micro_batches);
+    // The last token of a row is only predicted.
+    if rows.saturating_mul(len.saturating_sub(1)) >= enough { AT_ONCE } else { 1 }
 }
 
 /// Whether gradients of so many parameters take little beside the base.
@@ -135,9 +142,9 @@ mod tests {
     #[test]
     fn rows_of_one_length_are_decided_alike() {
         let config = Config::named("smollm2-135m").expect("a name");
-        for budget in [64, 512, 1024] {
-            for count in [1, 2, 3, 4, 7, 8, 40] {
-                for len in [10, 60, 64, 100, 128, 170, 256, 288, 289, 500] {
+        for budget in [64, 356, 512, 1024] {
+            for count in [1, 2, 3, 4, 5, 6, 7, 8, 10, 40] {
+                for len in [10, 60, 64, 90, 100, 128, 135, 170, 256, 288, 289, 500] {
                     let options = TrainOptions { micro_batch_tokens: budget, ..options(count) };
                     let data = rows(count, len, 0);
                     let expected = micro_batches_at_once(&options, &config, Placement::Cpu, &data, TRAINED);

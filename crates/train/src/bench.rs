@@ -66,6 +66,8 @@ pub struct BenchResult {
     pub planned_bytes: u64,
     /// Threads used.
     pub threads: usize,
+    /// Micro-batches computed at the same time.
+    pub micro_batches_at_once: usize,
     /// Trainable parameters.
     pub trainable_parameters: u64,
     /// All parameters of the base model.
@@ -102,7 +104,7 @@ pub fn bench(
         activations: options.activations,
         ..TrainOptions::plain(Duration::Steps(options.steps as u64 + 1), 1e-4)
     };
-    let size = MicroBatchSize::largest(&samples, options.batch, train.tokens_of_each());
+    let size = MicroBatchSize::of_whole_rows(options.batch, options.seq, train.tokens_of_each());
     let mut parameters = Parameters::Adapter { model: &model, adapter: &mut adapter };
     parameters.prepare();
     let mut stepper = Stepper::new(&parameters, size, &train, options.steps as u64 + 1);
@@ -133,6 +135,7 @@ pub fn bench(
         peak_device_bytes,
         planned_bytes: options.planned_bytes,
         threads: rayon::current_num_threads(),
+        micro_batches_at_once: options.micro_batches_at_once,
         trainable_parameters: adapter.parameters() as u64,
         parameters: config.parameters(),
     })

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::evaluate::SIDE_BY_SIDE;
 use crate::optim::OptimizerKind;
-use crate::stream::MicroBatchSize;
+use crate::stream::{MicroBatchSize, tokens_of_each};
 
 /// What the program takes beside everything that is planned: code and libraries 24 MiB, the rest for what the allocator keeps
 /// and what is written in passing. Measured.
@@ -246,15 +246,16 @@ impl PlanRequest<'_> {
         Ok(None)
     }
 
-    /// The most tokens of a single micro-batch, all of which may predict something, that fit in `limit` bytes under a policy; 0 if not even
-    /// one does.
+    /// The most tokens at once, all of which may predict something, that fit in `limit` bytes under a policy, shared by as many
+    /// micro-batches ([`tokens_of_each`]); 0 if not even one does.
     ///
     /// # Errors
     /// As [`PlanRequest::plan`].
     pub fn most_tokens(&self, recompute: Recompute, limit: u64) -> Result<usize, TargetError> {
         let fits = |tokens: usize| -> Result<bool, TargetError> {
             let reference = self.reference.map(|reference| ReferenceRequest { size: None, ..reference });
-            let request = PlanRequest { tokens, targets: tokens, at_once: 1, reference, ..self.clone() };
+            let tokens = tokens_of_each(tokens, self.at_once);
+            let request = PlanRequest { tokens, targets: tokens, reference, ..self.clone() };
             Ok(request.plan(recompute)?.total() <= limit)
         };
         if !fits(1)? {
@@ -454,9 +455,16 @@ mod tests {
                 ..single
             };
             assert_eq!(found, expected);
-            // What fits is said of rows one at a time.
-            let most = |request: &PlanRequest<'_>| request.most_tokens(recompute, 1 << 30).expect("a number");
-            assert_eq!(most(&two), most(&one));
+            // What fits is what all share.
+            let limit = 1 << 30;
+            let most = two.most_tokens(recompute, limit).expect("a number");
+            assert!(most > 0 && most < one.most_tokens(recompute, limit).expect("a number"));
+            let fits = |tokens: usize| {
+                let tokens = tokens_of_each(tokens, 2);
+                let request = PlanRequest { tokens, targets: tokens, ..two.clone() };
+                request.plan(recompute).expect("a plan").total() <= limit
+            };
+            assert!(fits(most) && !fits(most + 2));
         }
     }
 

@@ -32,6 +32,12 @@ impl Micro {
         Micro { ids, positions, segments, targets, of, last_segments, owners }
     }
 
+    /// Of the samples of a part ([`parts`]).
+    pub(crate) fn of_part(samples: &Samples, part: &[usize], how: Cut) -> Self {
+        let batch = Batch::owned(part.iter().map(|&i| samples.sample(i)), how.share, &|_| false);
+        Micro::new(part.to_vec(), batch)
+    }
+
     pub(crate) fn stream(&self) -> Stream<'_> {
         Stream {
             ids: &self.ids,
@@ -123,9 +129,15 @@ impl Cut {
 pub fn tokens_of_each(tokens: usize, at_once: usize) -> usize {
     match at_once {
         1 => tokens,
-        _ => (tokens + tokens / 8) / at_once,
+        _ => tokens.saturating_add(tokens / 8) / at_once,
     }
     .max(1)
+}
+
+/// The samples of each micro-batch that [`cut`] makes of the samples `indices`.
+pub(crate) fn parts(samples: &Samples, indices: &[usize], how: Cut) -> Vec<Vec<usize>> {
+    let Cut { budget, share, multiple } = how;
+    data::cut_groups(samples, &Groups::alone(samples.len()), indices, (budget, multiple), share)
 }
 
 /// Cuts the samples `indices` into micro-batches.
@@ -228,8 +240,14 @@ impl MicroBatchSize {
 
     /// As [`MicroBatchSize::of_equal_rows`], of rows that are never parted, each of this size: the two replies of a pair together.
     pub fn of_equal_groups(rows: usize, row: MicroBatchSize, budget: usize) -> Self {
-        let rows = rows.min((budget / row.tokens.max(1)).max(1));
-        MicroBatchSize { tokens: rows * row.tokens, targets: rows * row.targets }
+        let tokens = rows.saturating_mul(row.tokens).min(budget.max(row.tokens));
+        MicroBatchSize { tokens, targets: rows.saturating_mul(row.targets).min(tokens) }
+    }
+
+    /// Of `rows` rows that have exactly `len` tokens each: no row is parted.
+    pub fn of_whole_rows(rows: usize, len: usize, budget: usize) -> Self {
+        let tokens = rows.min((budget / len.max(1)).max(1)) * len;
+        MicroBatchSize { tokens, targets: tokens }
     }
 
     /// What is in both.

@@ -36,7 +36,7 @@ fn expected(source: &(dyn std::error::Error + 'static)) -> Option<&'static str> 
     }
     Some(match source.downcast_ref::<ParseIntError>()?.kind() {
         IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "the number is too large",
-        _ => "expected a whole number such as 8",
+        _ => "expected a whole number, 0 or more",
     })
 }
 
@@ -72,7 +72,7 @@ mod tests {
             "error: invalid value 'none' for '--max-grad-norm <NORM>': expected a number such as 0.1\n\n  \
              tip: --max-grad-norm 0 turns it off\n\nFor more information, try '--help'.\n"
         );
-        assert!(read("seed", "random").contains("'--seed <N>': expected a whole number such as 8"));
+        assert!(read("seed", "random").contains("'--seed <N>': expected a whole number, 0 or more"));
         assert!(read("rank", "99999999999999999999").contains("'--rank <R>': the number is too large"));
         assert!(!read("rank", "none").contains("tip: "));
     }

@@ -440,9 +440,10 @@ pub struct TrainArgs {
     /// Micro-batches computed at the same time, which share --micro-batch-tokens [default: auto]
     ///
     /// In each, a thread computes by itself and waits less for others: with 2, steps are a few per cent faster, and other programs
-    /// that use the processor slow them less. There are as many sets of gradients and of logits; activations take no more memory. auto
-    /// takes 2 on the processor where rows are short enough, hardly more tokens are computed (a shared prefix is computed once in each)
-    /// and it fits in --memory without recomputing more; else 1, as with --objective dpo and others that judge replies.
+    /// that use the processor slow them less. Each has gradients and logits of its own, and room for an eighth more tokens than its share, or
+    /// for the longest row. auto takes 2 where several threads of one process compute, every row fits its share, few more tokens are
+    /// computed (a shared prefix is computed once in each), what is trained is small beside the base, and it fits in --memory without
+    /// recomputing more; else 1, as with --objective dpo and others that judge replies. In a sweep it is 1 unless it is set.
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[arg(add = Facts::ARITHMETIC, add = Words(|| vec!["auto"]))]
     pub micro_batches_at_once: Option<MicroBatchesAtOnce>,

@@ -131,12 +131,17 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         None if quantization.is_some() || placement == Placement::Cuda(Float::Bf16) => Format::BF16,
         None => Format::F32,
     };
-    let rows =
-        EqualRows { rows: args.batch, len: args.seq, tokens: args.micro_batch_tokens, is_judged: false };
+    let rows = EqualRows {
+        rows: args.batch,
+        len: args.seq,
+        tokens: args.micro_batch_tokens,
+        is_judged: false,
+        threads: rayon::current_num_threads(),
+    };
     let at_once =
         rows.at_once(args.micro_batches_at_once, (&config, placement), lora.parameters(&config)?)?;
     let each = tokens_of_each(args.micro_batch_tokens, at_once);
-    let size = MicroBatchSize::of_equal_rows(args.batch, args.seq, each);
+    let size = MicroBatchSize::of_whole_rows(args.batch, args.seq, each);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(
@@ -208,7 +213,13 @@ fn table(args: &BenchArgs, r: &BenchResult) -> String {
         parameters = grouped(r.parameters),
         trainable = grouped(r.trainable_parameters),
         place = match r.peak_device_bytes {
-            None => counted(r.threads, "thread", "threads"),
+            None => {
+                let threads = counted(r.threads, "thread", "threads");
+                match r.micro_batches_at_once {
+                    1 => threads,
+                    several => format!("{threads}, {several} micro-batches at the same time"),
+                }
+            }
             Some(_) => r.device.clone(),
         },
         tokens = r.tokens_per_s,

@@ -11,7 +11,7 @@ use lorafit_train::sweep::{Options, Shard, rungs};
 use serde_json::{Value, json};
 
 use crate::args::config_file::{Given, to_toml};
-use crate::args::options::{LearningRate, MicroBatchTokens, Preset};
+use crate::args::options::{LearningRate, MicroBatchTokens, MicroBatchesAtOnce, Preset};
 use crate::args::outputs::{self, Kind, Output};
 use crate::args::require;
 use crate::args::train::TrainArgs;
@@ -292,6 +292,13 @@ fn trial_args(spec: &Spec, dir: &Path, number: usize, options: &Options) -> anyh
         return Err(CliError::usage("`lr` is \"auto\": the trials of a sweep take a number")
             .hint("search it, under [search]: lr = [3e-4, 1e-3, 3e-3]")
             .into());
+    }
+    if args.micro_batches_at_once == Some(MicroBatchesAtOnce::Auto) {
+        return Err(CliError::usage(
+            "`micro-batches-at-once` is \"auto\": the trials of a sweep take a number",
+        )
+        .hint("give one: micro-batches-at-once = 2")
+        .into());
     }
     if args.micro_batch_tokens == MicroBatchTokens::Auto {
         return Err(CliError::usage("`micro-batch-tokens` is \"auto\": the trials of a sweep take a number")

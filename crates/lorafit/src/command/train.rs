@@ -169,7 +169,7 @@ fn settle(
     }
     args.take_fixed();
     told.extend(args.find_micro_batch(shared, trained)?);
-    args.find_at_once(shared, trained)?;
+    told.extend(args.find_at_once(shared, trained)?);
     told.extend(args.settle_frozen(shared, trained)?);
     Ok(told)
 }

@@ -69,15 +69,19 @@ impl MemoryArgs {
             memory(limit),
             in_one_line(&asked)
         );
-        let hint = match request.fit(limit)? {
-            Some((recompute, plan)) => {
-                let recompute = RecomputeChoice::Fixed(recompute).to_string();
-                remedy![Setting::Recompute.is(recompute), " needs ", memory(plan.total())]
+        // A bound: one micro-batch at a time has all tokens of those at the same time.
+        let (tokens, targets) = (request.at_once * request.tokens, request.at_once * request.targets);
+        let one = PlanRequest { tokens, targets, at_once: 1, ..request.clone() };
+        let policy = |recompute| Setting::Recompute.is(RecomputeChoice::Fixed(recompute).to_string());
+        let hint = match (request.fit(limit)?, one.fit(limit)?) {
+            (Some((recompute, plan)), _) => remedy![policy(recompute), " needs ", memory(plan.total())],
+            (None, Some((recompute, plan))) => {
+                let one = Setting::MicroBatchesAtOnce.is("1".to_owned());
+                remedy![one, " with ", policy(recompute), " needs ", memory(plan.total())]
             }
-            None => match request.most_tokens(Recompute::Full, limit)? {
+            (None, None) => match one.most_tokens(Recompute::Full, limit)? {
                 0 => {
-                    let one = PlanRequest { tokens: 1, targets: 1, ..request.clone() };
-                    let least = one.plan(Recompute::Full)?;
+                    let least = PlanRequest { tokens: 1, targets: 1, ..one }.plan(Recompute::Full)?;
                     let is_float = request.weights >= request.config.weight_bytes(2, None);
                     remedy_of(&least, is_float, self.memory.is_some())
                 }

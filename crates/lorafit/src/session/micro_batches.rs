@@ -66,39 +66,52 @@ impl TrainArgs {
 }
 
 impl TrainArgs {
-    /// Finds how many micro-batches are computed at the same time where that is automatic, and refuses several where that cannot be.
+    /// Refuses several micro-batches at the same time where there can only be one.
+    ///
+    /// # Errors
+    /// A number that has no meaning here.
+    pub fn check_at_once(&self, placement: Placement) -> Result<(), CliError> {
+        check_possible(self.at_once(), placement, self.preference.objective().is_some())
+    }
+
+    /// Finds how many micro-batches are computed at the same time where that is automatic, and refuses several where that cannot be; the
+    /// line that says what memory did not allow.
     ///
     /// # Errors
     /// A number that has no meaning here, or a selection of modules that the base does not have.
-    pub fn find_at_once(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<()> {
+    pub fn find_at_once(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<Option<String>> {
         let Shared { base, data, group, .. } = shared;
         let device = base.model.device();
-        if let Some(MicroBatchesAtOnce::Value(number)) = self.micro_batches_at_once {
-            let is_judged = self.preference.objective().is_some();
-            return Ok(check_possible(number, device.placement(), is_judged)?);
+        if let Some(MicroBatchesAtOnce::Value(_)) = self.micro_batches_at_once {
+            self.check_at_once(device.placement())?;
+            return Ok(None);
         }
-        self.micro_batches_at_once = None;
-        if group.size() > 1 {
-            return Ok(());
+        // The number is kept in any case: the same settings give the same bits elsewhere, too.
+        self.micro_batches_at_once = Some(MicroBatchesAtOnce::Value(1));
+        if group.size() > 1 || rayon::current_num_threads() == 1 {
+            return Ok(None);
         }
         let (config, placement) = (base.model.config(), device.placement());
         let trained_parameters = trained.trainable().tensor_lens(config)?.iter().sum::<usize>() as u64;
         let options = self.loop_options();
         let found = micro_batches_at_once(&options, config, placement, &data.rows, trained_parameters);
         if found == 1 {
-            return Ok(());
+            return Ok(None);
         }
         let recomputed = |args: &TrainArgs| -> anyhow::Result<Option<Recompute>> {
             let request = args.plan_request(shared, trained.weight_bytes(base), trained.trainable());
             Ok(args.memory.choose(&request, device)?.ok().map(|(recompute, _)| recompute))
         };
-        let one = self.clone();
-        self.micro_batches_at_once = Some(MicroBatchesAtOnce::Value(found));
-        let policy = recomputed(self)?;
-        if policy != Some(Recompute::None) && policy != recomputed(&one)? {
-            self.micro_batches_at_once = None;
+        let several =
+            TrainArgs { micro_batches_at_once: Some(MicroBatchesAtOnce::Value(found)), ..self.clone() };
+        let policy = recomputed(&several)?;
+        if policy == Some(Recompute::None) || policy.is_some() && policy == recomputed(self)? {
+            *self = several;
+            return Ok(None);
         }
-        Ok(())
+        Ok(Some(format!(
+            "--micro-batches-at-once auto: 1; {found} at the same time take more memory than there is"
+        )))
     }
 }
 
@@ -113,6 +126,8 @@ pub struct EqualRows {
     pub tokens: usize,
     /// Whether the rows are judged replies.
     pub is_judged: bool,
+    /// Threads that compute.
+    pub threads: usize,
 }
 
 impl EqualRows {
@@ -131,7 +146,7 @@ impl EqualRows {
                 check_possible(number, placement, self.is_judged)?;
                 Ok(number)
             }
-            None | Some(MicroBatchesAtOnce::Auto) if self.is_judged => Ok(1),
+            None | Some(MicroBatchesAtOnce::Auto) if self.is_judged || self.threads == 1 => Ok(1),
             None | Some(MicroBatchesAtOnce::Auto) => {
                 Ok(at_once_of_equal_rows(config, placement, (self.rows, self.len), self.tokens, trained))
             }
@@ -148,7 +163,7 @@ fn check_possible(number: usize, placement: Placement, is_judged: bool) -> Resul
         Placement::Cpu => return Ok(()),
     };
     let text = format!("--micro-batches-at-once {number} has no meaning here: {obstacle}");
-    Err(CliError::usage(text).hint("leave it out"))
+    Err(CliError::usage(text).hint("give --micro-batches-at-once 1"))
 }
 
 #[cfg(test)]

@@ -89,6 +89,7 @@ impl<'a> Ready<'a> {
         progress: &mut Progress,
     ) -> anyhow::Result<Self> {
         let Shared { base, data, reference, group } = shared;
+        args.check_at_once(base.model.device().placement())?;
         let options = args.loop_options();
         let total_steps = options.total_steps(options.groups(&data.rows.samples).len());
         let identity =

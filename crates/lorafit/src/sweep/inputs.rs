@@ -180,12 +180,13 @@ impl Inputs {
     /// Decides what trials leave to the data.
     ///
     /// # Errors
-    /// As [`TrainArgs::settle_frozen`].
+    /// As [`TrainArgs::settle_frozen`] and [`TrainArgs::check_at_once`].
     pub fn settle(&self, trials: &mut [TrainArgs]) -> anyhow::Result<()> {
         for (i, args) in trials.iter_mut().enumerate() {
             let (base, data) = self.of(i);
             let trained = Trained::fresh(args, base)?;
             let shared = Shared { base, data, reference: self.reference(i), group: &ALONE };
+            args.check_at_once(base.model.device().placement())?;
             args.settle_frozen(shared, &trained)?;
         }
         Ok(())

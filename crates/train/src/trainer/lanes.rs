@@ -12,7 +12,7 @@ use lorafit_model::{Buffers, Gradients, Parameters};
 use rayon::prelude::*;
 
 use super::TrainOptions;
-use crate::stream::{Micro, MicroBatchSize};
+use crate::stream::MicroBatchSize;
 
 /// What a lane computes in.
 pub(super) struct Lane {
@@ -58,25 +58,23 @@ impl Lanes {
         std::iter::once(&mut self.first).chain(&mut self.beside)
     }
 
-    /// Computes micro-batches; the results are in their order. `compute` is given the place of each.
+    /// Computes so many micro-batches; the results are in their order. `compute` is given the place of each.
     pub(super) fn compute<R: Send>(
         &mut self,
-        micros: &[Micro],
-        compute: impl Fn(usize, &Micro, &mut Lane) -> R + Sync,
+        micro_batches: usize,
+        compute: impl Fn(usize, &mut Lane) -> R + Sync,
     ) -> Vec<R> {
         let at_once = self.count();
-        if at_once == 1 || micros.len() < 2 {
-            let first = &mut self.first;
-            return micros.iter().enumerate().map(|(place, micro)| compute(place, micro, first)).collect();
+        if at_once == 1 || micro_batches < 2 {
+            return (0..micro_batches).map(|place| compute(place, &mut self.first)).collect();
         }
         let of_lane = |(number, lane): (usize, &mut Lane)| -> Vec<R> {
-            let places = (number..micros.len()).step_by(at_once);
-            places.map(|place| compute(place, &micros[place], lane)).collect()
+            (number..micro_batches).step_by(at_once).map(|place| compute(place, lane)).collect()
         };
         let lanes: Vec<&mut Lane> = self.all().collect();
         let found: Vec<Vec<R>> = lanes.into_par_iter().with_max_len(1).enumerate().map(of_lane).collect();
         let mut found: Vec<_> = found.into_iter().map(Vec::into_iter).collect();
-        (0..micros.len()).filter_map(|place| found[place % at_once].next()).collect()
+        (0..micro_batches).filter_map(|place| found[place % at_once].next()).collect()
     }
 
     /// Adds the gradients of the lanes beside the first to its own.

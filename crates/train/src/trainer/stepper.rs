@@ -28,7 +28,7 @@ use crate::preference::step::{Computing, Totals, distance, weigh, with_prompt};
 use crate::preference::{self, PreferenceMetrics, Sums};
 use crate::restart::{steps_before, steps_through};
 use crate::schedule::{Schedule, ScheduleKind};
-use crate::stream::{Cut, Micro, MicroBatchSize, cut, cut_groups};
+use crate::stream::{Cut, Micro, MicroBatchSize, cut_groups, parts};
 
 /// What the rows of a step gave; their gradient stands in the buffers.
 pub(super) struct Computed {
@@ -323,17 +323,19 @@ impl<'a> Stepper<'a> {
         let (model, adapter) = (parameters.model(), parameters.adapter());
         let how = options.cut(model.config());
         let own = self.own_share(samples, &Groups::alone(samples.len()), indices, how);
-        let micros: Vec<Micro> = cut(samples, &own, how).collect();
+        let parts = parts(samples, &own, how);
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.training);
-        let losses = self.lanes.compute(&micros, |part, micro, Lane { buffers, gradients }| {
-            let active = chance.active(adapter, part);
+        let found = self.lanes.compute(parts.len(), |part, Lane { buffers, gradients }| {
+            let (active, micro) = (chance.active(adapter, part), Micro::of_part(samples, &parts[part], how));
             let compute = |stream: Stream<'_>, buffers: &mut Buffers| {
                 model.loss_and_gradient(active, stream, objective, buffers, gradients)
             };
-            FrozenOutputs::above(frozen, micro, model, buffers, compute)
+            let losses = FrozenOutputs::above(frozen, &micro, model, buffers, compute);
+            (losses, micro.tokens() as u64)
         });
         self.lanes.add_up();
-        let tokens = micros.iter().map(|micro| micro.tokens() as u64).sum();
+        let (losses, tokens): (Vec<Losses>, Vec<u64>) = found.into_iter().unzip();
+        let tokens = tokens.iter().sum();
         // Not before the last micro-batch: a GPU is waited for where its values are read.
         let loss = losses.iter().map(Losses::total).sum::<f64>() / supervised as f64;
         Summed { loss, tokens, supervised, judged: None }
@@ -454,20 +456,18 @@ fn sum_in(
     lanes: &mut Lanes,
     stop: &mut dyn FnMut() -> bool,
 ) -> Option<f64> {
-    let mut micros = cut(samples, indices, how);
     let mut sum = 0.0;
-    loop {
-        let at_once: Vec<Micro> = micros.by_ref().take(lanes.count()).collect();
-        if at_once.is_empty() {
-            return Some(sum);
-        }
+    for at_once in parts(samples, indices, how).chunks(lanes.count()) {
         if stop() {
             return None;
         }
-        let losses = lanes
-            .compute(&at_once, |_, micro, lane| loss_of(model, adapter, micro, frozen, &mut lane.buffers));
+        let losses = lanes.compute(at_once.len(), |place, lane| {
+            let micro = Micro::of_part(samples, &at_once[place], how);
+            loss_of(model, adapter, &micro, frozen, &mut lane.buffers)
+        });
         losses.into_iter().for_each(|loss| sum += loss);
     }
+    Some(sum)
 }
 
 /// The scores of all samples, each of which one process has computed; `None` if one of them was stopped.

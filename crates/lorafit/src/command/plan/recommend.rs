@@ -4,7 +4,7 @@ use clap::ValueEnum as _;
 use lorafit_kernels::gpu::Float;
 use lorafit_model::{ActivationDtype, Recompute};
 use lorafit_remedy::amounts::memory;
-use lorafit_train::{MemoryPlan, PlanRequest};
+use lorafit_train::{MemoryPlan, PlanRequest, tokens_of_each};
 
 use super::PlanArgs;
 use super::subject::Subject;
@@ -176,8 +176,9 @@ fn in_words(
     let reach = positions.max(args.max_seq_len);
     let beyond =
         beyond_context(request.config, args.max_seq_len).map_or_else(String::new, |what| format!(" {what}."));
-    let longest =
-        (request.most_tokens(Recompute::Full, limit)? / args.preference().texts_of_row()).min(reach);
+    let longest = request.most_tokens(Recompute::Full, limit)?;
+    let longest = tokens_of_each(longest, request.at_once).min(longest);
+    let longest = (longest / args.preference().texts_of_row()).min(reach);
     let at_once = request.most_tokens(recompute, limit)?;
     let at_once = match given.has("micro-batch-tokens") {
         true => args.micro_batch_tokens,

@@ -175,6 +175,7 @@ pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Re
     let (args, config) = (&question.args, &subject.config);
     let (plain, small) = (question.over(None)?, question.over(Some(question.quantized))?);
     let limit = question.limit();
+    let (plain_within, small_within) = (question.within(&plain, given), question.within(&small, given));
     Ok(Report {
         model: args.model.clone(),
         parameters: config.parameters(),
@@ -184,12 +185,17 @@ pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Re
         tokens_at_once: question.size.tokens,
         methods: question.methods(&plain, &small)?,
         modules: question.modules()?,
-        reach: question.reach(&plain, &small, limit)?,
+        reach: question.reach(&plain_within, &small_within, limit)?,
         answering: match subject.labels() {
             Some(_) => None,
             None => Some(question.answering(&small, limit)?),
         },
-        recommendation: recommend(args, given, &subject, &Choices { plain: &plain, small: &small, limit })?,
+        recommendation: recommend(
+            args,
+            given,
+            &subject,
+            &Choices { plain: &plain_within, small: &small_within, limit },
+        )?,
     })
 }
 
@@ -251,7 +257,8 @@ impl<'a> Question<'a> {
         let row = row_size(&preference, args.max_seq_len);
         let size_of = |tokens| MicroBatchSize::of_equal_groups(args.batch_size, row, tokens);
         let (is_judged, tokens) = (preference.objective().is_some(), args.micro_batch_tokens);
-        let rows = EqualRows { rows: args.batch_size, len: row.tokens, tokens, is_judged };
+        let threads = args.threads.or_else(cores).unwrap_or(1);
+        let rows = EqualRows { rows: args.batch_size, len: row.tokens, tokens, is_judged, threads };
         let trained = lora.tensor_lens(config)?.iter().sum::<usize>() as u64;
         let at_once = rows.at_once(args.micro_batches_at_once, (config, placement), trained)?;
         Ok(Question {
@@ -261,7 +268,7 @@ impl<'a> Question<'a> {
             size: size_of(tokens),
             at_once: (at_once, size_of(tokens_of_each(tokens, at_once))),
             preference,
-            threads: args.threads.or_else(cores).unwrap_or(1),
+            threads,
             placement,
             quantized: asked.unwrap_or(BaseQuantization { quantization: nf4, head: false }),
             keep: match args.memory.recompute {
@@ -328,6 +335,16 @@ impl<'a> Question<'a> {
         Ok(self.request(self.subject.weight_bytes(base, self.placement)?))
     }
 
+    /// The request that is fitted into memory: where the number of micro-batches at the same time is automatic, `train` computes one at a
+    /// time if more do not fit.
+    fn within<'b>(&self, request: &PlanRequest<'b>, given: &Given) -> PlanRequest<'b> {
+        if given.has("micro-batches-at-once") {
+            return request.clone();
+        }
+        let MicroBatchSize { tokens, targets } = self.size;
+        PlanRequest { tokens, targets, at_once: 1, ..request.clone() }
+    }
+
     /// The ways to fine-tune, `plain` over the base as it is and `small` over a quantised one.
     fn methods(&self, plain: &PlanRequest<'_>, small: &PlanRequest<'_>) -> anyhow::Result<Vec<MethodCost>> {
         let all = WeightSelection::all();
@@ -380,12 +397,13 @@ impl<'a> Question<'a> {
         let (mut reach, texts) = (Vec::new(), self.preference.texts_of_row());
         for (method, request) in [("LoRA", plain), ("QLoRA", small)] {
             for recompute in [Recompute::None, Recompute::Full] {
-                let longest = request.most_tokens(recompute, limit)?;
+                let at_once = request.most_tokens(recompute, limit)?;
+                let longest = tokens_of_each(at_once, request.at_once).min(at_once);
                 reach.push(Reach {
                     method: format!("{method}, recompute {}", RecomputeChoice::Fixed(recompute)),
                     memory: limit,
                     longest_context: (longest / texts).min(self.subject.config.context()),
-                    rows_at_once: longest / row_size(&self.preference, self.args.max_seq_len).tokens,
+                    rows_at_once: at_once / row_size(&self.preference, self.args.max_seq_len).tokens,
                 });
             }
         }
