@@ -30,6 +30,22 @@ pub mod train;
 
 use crate::terminal::error::CliError;
 
+/// Rows, tokens and a rank, at most: more than any run has, so that bytes can be counted in 64 bits.
+pub const MOST_ROWS: usize = 1 << 20;
+/// As [`MOST_ROWS`].
+pub const MOST_TOKENS: usize = 1 << 24;
+/// As [`MOST_ROWS`].
+pub const MOST_RANK: usize = 1 << 16;
+
+/// Checks that a number is from 1 to `most`.
+///
+/// # Errors
+/// A number that is not.
+pub fn within(name: &str, value: usize, most: usize) -> Result<(), CliError> {
+    require(value > 0, name, value, "must be 1 or more")?;
+    require(value <= most, name, value, &format!("must be {most} or less"))
+}
+
 /// Checks a value a flag or a configuration key was given: `require(rank > 0, "rank", rank, "must be 1 or more")`.
 pub fn require(holds: bool, name: &str, value: impl std::fmt::Display, rule: &str) -> Result<(), CliError> {
     match holds {

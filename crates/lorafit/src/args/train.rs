@@ -26,9 +26,9 @@ use crate::args::options::{
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice};
 use crate::args::projections::{AlphaPattern, ProjectionArgs};
-use crate::args::require;
 use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
 use crate::args::safety::SafetyArgs;
+use crate::args::{MOST_RANK, require, within};
 use crate::terminal::error::CliError;
 
 const EXAMPLES: &str = "\
@@ -736,7 +736,7 @@ impl TrainArgs {
                 CliError::usage(text).hint("--device cpu trains all weights; --method lora runs on the GPU")
             );
         }
-        natural("rank", self.rank)?;
+        within("rank", self.rank, MOST_RANK)?;
         check_base_name(self.base_name.as_deref())?;
         positive("alpha", self.alpha)?;
         share("dropout", self.dropout)?;

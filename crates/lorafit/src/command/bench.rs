@@ -18,8 +18,8 @@ use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{MicroBatchesAtOnce, TargetModules, WeightDtype, shape_hint};
 use crate::args::projections::ProjectionArgs;
-use crate::args::require;
 use crate::args::train::check_at_once;
+use crate::args::{MOST_RANK, MOST_ROWS, MOST_TOKENS, require, within};
 use crate::session::base::{device, reserve, use_threads, warn_of};
 use crate::session::limits::longest_row;
 use crate::session::micro_batches::EqualRows;
@@ -92,13 +92,14 @@ pub struct BenchArgs {
 
 impl BenchArgs {
     fn validate(&self) -> Result<(), CliError> {
-        for (name, value) in [
-            ("batch", self.batch),
-            ("steps", self.steps),
-            ("rank", self.rank),
-            ("micro-batch-tokens", self.micro_batch_tokens),
+        for (name, value, most) in [
+            ("batch", self.batch, MOST_ROWS),
+            ("seq", self.seq, MOST_TOKENS),
+            ("steps", self.steps, usize::MAX),
+            ("rank", self.rank, MOST_RANK),
+            ("micro-batch-tokens", self.micro_batch_tokens, MOST_TOKENS),
         ] {
-            require(value > 0, name, value, "must be 1 or more")?;
+            within(name, value, most)?;
         }
         require(self.seq >= 2, "seq", self.seq, "must be 2 or more")?;
         if let Some(MicroBatchesAtOnce::Value(number)) = self.micro_batches_at_once {

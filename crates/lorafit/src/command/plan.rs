@@ -28,8 +28,8 @@ use crate::args::options::{
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice, SFT, objectives};
 use crate::args::projections::ProjectionArgs;
-use crate::args::require;
 use crate::args::train::check_at_once;
+use crate::args::{MOST_RANK, MOST_ROWS, MOST_TOKENS, require, within};
 use crate::pages::figure::FileKind;
 use crate::terminal::error::CliError;
 use crate::terminal::output;
@@ -182,10 +182,7 @@ impl PlanArgs {
     }
 }
 
-/// More than any run has, so that bytes can be counted in 64 bits.
-const MOST_ROWS: usize = 1 << 20;
-const MOST_TOKENS: usize = 1 << 24;
-const MOST_RANK: usize = 1 << 16;
+/// More than any machine has.
 const MOST_THREADS: usize = 1 << 12;
 
 /// Refuses what no plan can be made of.
@@ -198,8 +195,7 @@ fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
         ("threads", args.threads.unwrap_or(1), MOST_THREADS),
         ("new-tokens", args.new_tokens.unwrap_or(1), MOST_ADDED_ROWS),
     ] {
-        require(value > 0, name, value, "must be 1 or more")?;
-        require(value <= most, name, value, &format!("must be {most} or less"))?;
+        within(name, value, most)?;
     }
     if let Some(MicroBatchesAtOnce::Value(number)) = args.micro_batches_at_once {
         check_at_once(number)?;

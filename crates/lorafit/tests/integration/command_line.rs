@@ -326,8 +326,13 @@ fn a_missing_required_flag_is_named() {
 
 #[test]
 fn values_out_of_range_are_usage_errors() {
-    let out_of_range: [(&str, &[&str]); 6] = [
+    let out_of_range: [(&str, &[&str]); 8] = [
         ("--rank 0: must be 1 or more", &["train", "--rank", "0"]),
+        ("--rank 1000000000: must be 65536 or less", &["train", "--rank", "1000000000"]),
+        (
+            "--batch 18446744073709551615: must be 1048576 or less",
+            &["bench", "--shape", "s", "--batch", "18446744073709551615"],
+        ),
         ("--lr 0: must be above 0", &["train", "--lr", "0"]),
         (
             "--eval-every with --validation none has no rows",

@@ -16,7 +16,7 @@ use super::recommend::{Choices, recommend};
 use super::subject::Subject;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::{DeviceChoice, Init};
+use crate::args::options::{DeviceChoice, Init, MicroBatchesAtOnce};
 use crate::args::preference::PreferenceArgs;
 use crate::session::base::placement;
 use crate::session::limits::longest_row;
@@ -350,8 +350,12 @@ impl<'a> Question<'a> {
         let all = WeightSelection::all();
         let in_f32 = self.request(4 * self.subject.config.parameters());
         let MicroBatchSize { tokens, targets } = self.size;
-        let one = PlanRequest { tokens, targets, at_once: 1, ..in_f32 };
-        let full = PlanRequest { trainable: Trainable::Weights(&all), ..one }.plan(self.keep)?;
+        // Of itself, full fine-tuning computes one micro-batch at a time.
+        let over = match self.args.micro_batches_at_once {
+            Some(MicroBatchesAtOnce::Value(_)) => in_f32,
+            None | Some(MicroBatchesAtOnce::Auto) => PlanRequest { tokens, targets, at_once: 1, ..in_f32 },
+        };
+        let full = PlanRequest { trainable: Trainable::Weights(&all), ..over }.plan(self.keep)?;
         let full = MethodCost::of("full, f32", &full);
         let half = MethodCost::new(
             "full, 16-bit",
