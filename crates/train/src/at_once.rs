@@ -67,14 +67,15 @@ pub fn at_once_of_equal_rows(
     budget: usize,
     trained: u64,
 ) -> usize {
-    let in_each = (tokens_of_each(budget, AT_ONCE) / len.max(1)).min(rows);
-    if placement != Placement::Cpu || !is_small(config, trained) || in_each == 0 {
+    let each = tokens_of_each(budget, AT_ONCE);
+    // The last token of a row is only predicted.
+    let in_each = (each / len.saturating_sub(1).max(1)).clamp(1, rows.max(1));
+    if placement != Placement::Cpu || !is_small(config, trained) || len > each {
         return 1;
     }
     let micro_batches = rows.div_ceil(in_each).saturating_add(1) / AT_ONCE * AT_ONCE;
     let micro_batches = micro_batches.min(rows).max(AT_ONCE);
     let enough = FEWEST_TOKENS.saturating_mul(micro_batches);
-    // The last token of a row is only predicted.
     if rows.saturating_mul(len.saturating_sub(1)) >= enough { AT_ONCE } else { 1 }
 }
 
@@ -144,7 +145,7 @@ mod tests {
         let config = Config::named("smollm2-135m").expect("a name");
         for budget in [64, 356, 512, 1024] {
             for count in [1, 2, 3, 4, 5, 6, 7, 8, 10, 40] {
-                for len in [10, 60, 64, 90, 100, 128, 135, 170, 256, 288, 289, 500] {
+                for len in [10, 60, 64, 90, 97, 100, 128, 135, 145, 170, 256, 288, 289, 500] {
                     let options = TrainOptions { micro_batch_tokens: budget, ..options(count) };
                     let data = rows(count, len, 0);
                     let expected = micro_batches_at_once(&options, &config, Placement::Cpu, &data, TRAINED);

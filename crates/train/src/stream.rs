@@ -244,9 +244,12 @@ impl MicroBatchSize {
         MicroBatchSize { tokens, targets: rows.saturating_mul(row.targets).min(tokens) }
     }
 
-    /// Of `rows` rows that have exactly `len` tokens each: no row is parted.
+    /// Of `rows` rows that have exactly `len` tokens each, the last of which is only predicted: no row is parted.
     pub fn of_whole_rows(rows: usize, len: usize, budget: usize) -> Self {
-        let tokens = rows.min((budget / len.max(1)).max(1)) * len;
+        let most = (budget / len.saturating_sub(1).max(1)).clamp(1, rows.max(1));
+        // As few as that allows, and even.
+        let in_each = rows.div_ceil(rows.div_ceil(most).max(1));
+        let tokens = in_each.saturating_mul(len).min(budget.max(len));
         MicroBatchSize { tokens, targets: tokens }
     }
 
@@ -258,5 +261,36 @@ impl MicroBatchSize {
     /// Room for both.
     pub(crate) fn max(self, other: Self) -> Self {
         MicroBatchSize { tokens: self.tokens.max(other.tokens), targets: self.targets.max(other.targets) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use lorafit_data::Sample;
+
+    use super::*;
+
+    /// Buffers of this size hold every micro-batch of rows that share nothing, whatever their length.
+    #[test]
+    fn whole_rows_fit_what_is_made_for_them() {
+        let config = Config::named("smollm2-135m").expect("a name");
+        for (rows, len, budget) in (1..6).flat_map(|rows| {
+            let of_len = move |len: usize| [1, 8, 16, 17, 32, 64, 500].map(|budget| (rows, len, budget));
+            (2..36).flat_map(of_len)
+        }) {
+            let sample = |row: usize| {
+                let ids = (0..len).map(|i| (row * len + i) as u32).collect();
+                Sample { ids, supervised: (0..len).map(|i| i > 0).collect(), row: row + 1 }
+            };
+            let samples: Samples = (0..rows).map(sample).collect();
+            let all: Vec<usize> = (0..rows).collect();
+            let micros = cut(&samples, &all, Cut::of(&config, budget, true));
+            let largest = micros.map(|micro| micro.tokens()).max().expect("one");
+            let room = MicroBatchSize::of_whole_rows(rows, len, budget).tokens;
+            assert!(
+                largest <= room && room <= largest + rows,
+                "{rows} x {len}, {budget}: {room} for {largest}"
+            );
+        }
     }
 }
