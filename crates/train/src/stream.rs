@@ -34,7 +34,7 @@ impl Micro {
 
     /// Of the samples of a part ([`parts`]).
     pub(crate) fn of_part(samples: &Samples, part: &[usize], how: Cut) -> Self {
-        let batch = Batch::owned(part.iter().map(|&i| samples.sample(i)), how.share, &|_| false);
+        let batch = Batch::owned(part.iter().map(|&i| samples.sample(i)), how.share, |_| false);
         Micro::new(part.to_vec(), batch)
     }
 
