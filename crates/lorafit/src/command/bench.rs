@@ -3,13 +3,13 @@
 use clap::Args;
 use lorafit_remedy::amounts::{counted, duration, grouped, memory, percent};
 
-use lorafit_kernels::Placement;
 use lorafit_kernels::gpu::Float;
 use lorafit_kernels::quant::Format;
+use lorafit_kernels::{Device, Placement};
 use lorafit_model::adapter::LoraConfig;
-use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Start, Trainable};
+use lorafit_model::{ActivationPolicy, Config, Distribution, RandomWeights, Recompute, Start, Trainable};
 use lorafit_train::{
-    BenchOptions, BenchResult, MicroBatchSize, OptimizerKind, PlanRequest, bench, tokens_of_each,
+    BenchOptions, BenchResult, MemoryPlan, MicroBatchSize, OptimizerKind, PlanRequest, bench, tokens_of_each,
 };
 
 use crate::args::base::{ComputeArgs, QuantArgs};
@@ -110,6 +110,35 @@ impl BenchArgs {
     }
 }
 
+impl BenchArgs {
+    /// As many micro-batches at the same time as `request` has, or one where their number is automatic and several take more memory than
+    /// there is; what is computed again, and the plan.
+    fn choose(
+        &self,
+        mut request: PlanRequest<'_>,
+        device: Device,
+    ) -> anyhow::Result<(usize, Recompute, MemoryPlan)> {
+        let asked = request.at_once;
+        let mut choose = |at_once: usize| {
+            let each = tokens_of_each(self.micro_batch_tokens, at_once);
+            let MicroBatchSize { tokens, targets } =
+                MicroBatchSize::of_whole_rows(self.batch, self.seq, each);
+            (request.tokens, request.targets, request.at_once) = (tokens, targets, at_once);
+            self.memory.choose(&request, device)
+        };
+        let (mut at_once, mut found) = (asked, choose(asked)?);
+        let is_automatic = !matches!(self.micro_batches_at_once, Some(MicroBatchesAtOnce::Value(_)));
+        if is_automatic && at_once > 1 && !matches!(found, Ok((Recompute::None, _))) {
+            let one = choose(1)?;
+            if !matches!((&found, &one), (Ok((several, _)), Ok((one, _))) if several == one) {
+                (at_once, found) = (1, one);
+            }
+        }
+        let (recompute, plan) = found?;
+        Ok((at_once, recompute, plan))
+    }
+}
+
 /// Times training steps.
 pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     args.validate()?;
@@ -141,8 +170,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
     };
     let at_once =
         rows.at_once(args.micro_batches_at_once, (&config, placement), lora.parameters(&config)?)?;
-    let each = tokens_of_each(args.micro_batch_tokens, at_once);
-    let size = MicroBatchSize::of_whole_rows(args.batch, args.seq, each);
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(
@@ -154,8 +181,8 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         averaged: false,
         start: Start::Default,
         activation_dtype: args.memory.activation_dtype_on(placement),
-        tokens: size.tokens,
-        targets: size.targets,
+        tokens: args.seq,
+        targets: args.seq,
         at_once,
         threads: rayon::current_num_threads(),
         has_tokenizer: false,
@@ -163,7 +190,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         reference: None,
     };
     args.memory.check_blocks(config.num_hidden_layers)?;
-    let (recompute, plan) = args.memory.choose(&request, device)??;
+    let (at_once, recompute, plan) = args.choose(request.clone(), device)?;
     reserve(device, &plan)?;
     let options = BenchOptions {
         device,
