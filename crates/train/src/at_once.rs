@@ -15,13 +15,14 @@ use crate::trainer::TrainOptions;
 const AT_ONCE: usize = 2;
 /// Tokens of a micro-batch on average, at least: with fewer, products become slower than waiting is.
 const FEWEST_TOKENS: usize = 160;
-/// How many times as many tokens may be computed: where nothing else runs a step then takes as long as before, where another program does
-/// still a fifth less. Measured with rows of 92 tokens, 29 of which all begin with.
+/// How many times as many tokens may be computed. With so many a step takes as long as with one micro-batch at a time, and a fifth less where
+/// another program runs. Measured with rows of 92 tokens that begin with the same 29.
 const MOST_TOKENS: f64 = 1.08;
 /// The base has at least so many times as many parameters as are trained, whose gradients are there twice.
 const PARAMETERS: u64 = 16;
-/// Steps that are looked at, and tokens after which no other is.
+/// Steps that are looked at, at most.
 const STEPS: usize = 64;
+/// After so many tokens no other step is looked at.
 const TOKENS: usize = 1 << 20;
 
 /// Micro-batches at the same time for a run with `options` on these rows that trains so many parameters: two where that is faster and
@@ -139,7 +140,7 @@ mod tests {
         assert_eq!(on(Placement::Cpu, config.parameters()), 1);
     }
 
-    /// What is planned for rows of one length is what a run has.
+    /// For rows of one length the plan and the run take the same number.
     #[test]
     fn rows_of_one_length_are_decided_alike() {
         let config = Config::named("smollm2-135m").expect("a name");

@@ -32,7 +32,7 @@ impl Micro {
         Micro { ids, positions, segments, targets, of, last_segments, owners }
     }
 
-    /// Of the samples of a part ([`parts`]).
+    /// The micro-batch of the samples that [`parts`] gave one part.
     pub(crate) fn of_part(samples: &Samples, part: &[usize], how: Cut) -> Self {
         let batch = Batch::owned(part.iter().map(|&i| samples.sample(i)), how.share, |_| false);
         Micro::new(part.to_vec(), batch)

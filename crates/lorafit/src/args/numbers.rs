@@ -1,4 +1,4 @@
-//! What is said of a number on the command line that is none: the standard library's words for it are those of programmers.
+//! Errors of numbers on the command line that cannot be read. The standard library words them for programmers.
 
 use std::error::Error as _;
 use std::num::{IntErrorKind, ParseFloatError, ParseIntError};

@@ -108,9 +108,7 @@ impl BenchArgs {
         self.base.resolve()?;
         self.common.validate()
     }
-}
 
-impl BenchArgs {
     /// As many micro-batches at the same time as `request` has, or one where their number is automatic and several take more memory than
     /// there is; what is computed again, and the plan.
     fn choose(
