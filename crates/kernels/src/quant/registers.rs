@@ -92,13 +92,12 @@ pub(crate) trait Registers: Copy {
 /// The shift count 4, hidden from the compiler. If it knew the count, it would shift bytes before it widens them: in two instructions,
 /// and with both results widened.
 #[inline(always)]
-fn hidden_four() -> __m128i {
+fn hidden_four() -> i32 {
     let mut four = 4;
-    // SAFETY: SSE2 is part of x86-64, and there is no instruction.
-    unsafe {
-        asm!("/* {four:e} */", four = inout(reg) four, options(pure, nomem, nostack, preserves_flags));
-        _mm_cvtsi32_si128(four)
-    }
+    // SAFETY: there is no instruction.
+    unsafe { asm!("/* {four:e} */", four = inout(reg) four, options(pure, nomem, nostack, preserves_flags)) };
+    // It has to know that the instruction takes the count.
+    four & 31
 }
 
 /// Half `part` of 32 bytes.
@@ -150,17 +149,28 @@ pub(crate) trait Reader<R: Registers> {
     const BYTES: usize;
     /// Scales and minima of a block that are decoded before its values.
     const SCALES: usize = 0;
+    /// Whether [`Reader::shared_in_place`] needs no decoded scales.
+    const IN_PLACE: bool = Self::SCALES == 0;
     /// Values of a group: a part of a block that is read together.
     const GROUP: usize = Self::LEN;
     /// What the values of a group have in common.
     type Shared: Copy;
 
-    /// Decodes the scales of whole blocks, `SCALES` for each.
+    /// Decodes the scales of `blocks` blocks of each of some rows: those of block `b` of row `i` to place `(b * ROWS + i) * SCALES`. There
+    /// is room for 16 values more.
     #[inline(always)]
-    unsafe fn scales(_blocks: &[u8], _to: &mut [f32]) {}
+    unsafe fn scales<const ROWS: usize>(_rows: &[*const u8; ROWS], _blocks: usize, _to: *mut f32) {}
 
     /// What the values of group `group` share.
     unsafe fn shared(block: *const u8, scales: *const f32, group: usize) -> Self::Shared;
+
+    /// As [`Reader::shared`], from scales in the block itself where [`Reader::IN_PLACE`] says so: faster where values are not multiplied
+    /// but written.
+    #[inline(always)]
+    unsafe fn shared_in_place(block: *const u8, scales: *const f32, group: usize) -> Self::Shared {
+        // SAFETY: by the caller.
+        unsafe { Self::shared(block, scales, group) }
+    }
 
     /// Register `part` of group `group` of a block.
     unsafe fn values(
@@ -278,7 +288,7 @@ impl Registers for Avx2 {
     #[inline(always)]
     unsafe fn upper_halves(bytes: __m256i) -> __m256i {
         // SAFETY: as above.
-        unsafe { _mm256_srl_epi32(bytes, hidden_four()) }
+        unsafe { _mm256_srlv_epi32(bytes, _mm256_set1_epi32(hidden_four())) }
     }
     #[inline(always)]
     unsafe fn and(a: __m256i, b: __m256i) -> __m256i {
@@ -442,7 +452,7 @@ impl Registers for Avx512 {
     #[inline(always)]
     unsafe fn upper_halves(bytes: __m512i) -> __m512i {
         // SAFETY: as above.
-        unsafe { _mm512_srl_epi32(bytes, hidden_four()) }
+        unsafe { _mm512_srlv_epi32(bytes, _mm512_set1_epi32(hidden_four())) }
     }
     #[inline(always)]
     unsafe fn and(a: __m512i, b: __m512i) -> __m512i {
@@ -516,6 +526,38 @@ impl Registers for Avx512 {
     }
 }
 
+/// [`Reader::scales`] of blocks of `BYTES` bytes that begin with their `N` scales, as binary16: many are converted at once, which takes
+/// a small part of an instruction each.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+pub(super) unsafe fn leading_f16<R: Registers, const ROWS: usize, const BYTES: usize, const N: usize>(
+    rows: &[*const u8; ROWS],
+    blocks: usize,
+    to: *mut f32,
+) {
+    const { assert!(N == 1 || N == 2) };
+    let values = (blocks * ROWS * N).next_multiple_of(R::LANES);
+    // SAFETY: by the caller. Bits lie in the upper half of the room for values, so that none is overwritten before it is converted.
+    unsafe {
+        let bits = to.cast::<u16>().add(values);
+        for block in 0..blocks {
+            for (i, row) in rows.iter().enumerate() {
+                let (from, to) = (row.add(block * BYTES), bits.add((block * ROWS + i) * N));
+                // Volatile, since the compiler would put registers together from these, which takes much longer.
+                match N {
+                    1 => to.write_volatile(from.cast::<u16>().read_unaligned()),
+                    _ => to.cast::<u32>().write_volatile(from.cast::<u32>().read_unaligned()),
+                }
+            }
+        }
+        for at in (0..values).step_by(R::LANES) {
+            R::store(to.add(at), R::f16(bits.add(at).cast()));
+        }
+    }
+}
+
 /// Decodes whole blocks.
 ///
 /// # Safety
@@ -525,10 +567,12 @@ pub(super) unsafe fn decode<R: Registers, F: Reader<R>>(src: &[u8], dst: &mut [f
     /// Blocks whose scales are decoded together: a processor waits where it reads what it has just written.
     const TOGETHER: usize = 8;
     const MOST_SCALES: usize = 16;
-    let mut scales = [0.0; TOGETHER * MOST_SCALES];
+    let mut scales = [0.0f32; TOGETHER * MOST_SCALES + 16];
     for (blocks, out) in src.chunks(TOGETHER * F::BYTES).zip(dst.chunks_mut(TOGETHER * F::LEN)) {
-        // SAFETY: by the caller; blocks are whole.
-        unsafe { F::scales(blocks, &mut scales[..blocks.len() / F::BYTES * F::SCALES]) };
+        if !F::IN_PLACE {
+            // SAFETY: by the caller; blocks are whole.
+            unsafe { F::scales(&[blocks.as_ptr()], blocks.len() / F::BYTES, scales.as_mut_ptr()) };
+        }
         for (b, (block, out)) in blocks.chunks_exact(F::BYTES).zip(out.chunks_exact_mut(F::LEN)).enumerate() {
             for line in 0..F::BYTES.div_ceil(LINE_BYTES) {
                 ask_ahead(&block[line * LINE_BYTES..]);
@@ -537,7 +581,7 @@ pub(super) unsafe fn decode<R: Registers, F: Reader<R>>(src: &[u8], dst: &mut [f
             for group in 0..F::LEN / F::GROUP {
                 // SAFETY: by the caller; the block is whole, and there is room for all its values.
                 unsafe {
-                    let shared = F::shared(block, scales, group);
+                    let shared = F::shared_in_place(block, scales, group);
                     for part in 0..F::GROUP / R::LANES {
                         let to = out.as_mut_ptr().add(group * F::GROUP + part * R::LANES);
                         R::store(to, F::values(block, scales, group, shared, part));

@@ -142,16 +142,23 @@ unsafe fn scales_then_minima(block: *const u8, to: &mut [f32; 16]) {
     }
 }
 
-/// Scales, and minima behind them, of blocks of `BYTES` bytes with eight sub-blocks.
+/// [`Reader::scales`] of blocks of `BYTES` bytes whose sixteen scales `decode` decodes.
 ///
 /// # Safety
-/// The processor has AVX2 and F16C.
+/// As there, and what `decode` asks for.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-unsafe fn affine_scales<const BYTES: usize>(blocks: &[u8], to: &mut [f32]) {
-    for (block, to) in blocks.as_chunks::<BYTES>().0.iter().zip(to.as_chunks_mut::<16>().0) {
-        // SAFETY: by the caller.
-        unsafe { scales_then_minima(block.as_ptr(), to) };
+unsafe fn scales_of_blocks<const ROWS: usize, const BYTES: usize>(
+    rows: &[*const u8; ROWS],
+    blocks: usize,
+    to: *mut f32,
+    decode: unsafe fn(*const u8, &mut [f32; 16]),
+) {
+    for block in 0..blocks {
+        for (i, row) in rows.iter().enumerate() {
+            // SAFETY: by the caller.
+            unsafe { decode(row.add(block * BYTES), &mut *to.cast::<[f32; 16]>().add(block * ROWS + i)) };
+        }
     }
 }
 
@@ -169,9 +176,9 @@ impl<R: Registers> Reader<R> for Q4K {
     type Shared = [R::Affine; 2];
 
     #[inline(always)]
-    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
+    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
         // SAFETY: by the caller.
-        unsafe { affine_scales::<Q4_BYTES>(blocks, to) };
+        unsafe { scales_of_blocks::<ROWS, Q4_BYTES>(rows, blocks, to, scales_then_minima) };
     }
     #[inline(always)]
     unsafe fn shared(_: *const u8, scales: *const f32, pair: usize) -> [R::Affine; 2] {
@@ -213,9 +220,9 @@ impl<R: Registers> Reader<R> for Q5K {
     type Shared = __m256i;
 
     #[inline(always)]
-    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
+    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
         // SAFETY: by the caller.
-        unsafe { affine_scales::<Q5_BYTES>(blocks, to) };
+        unsafe { scales_of_blocks::<ROWS, Q5_BYTES>(rows, blocks, to, scales_then_minima) };
     }
     #[inline(always)]
     unsafe fn shared(block: *const u8, _: *const f32, sub: usize) -> __m256i {
@@ -237,6 +244,24 @@ impl<R: Registers> Reader<R> for Q5K {
     }
 }
 
+/// A quarter of each of the sixteen scales of a Q6_K block.
+///
+/// # Safety
+/// The processor has AVX2 and F16C, and the block is whole.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+unsafe fn quarters_of_scales(block: *const u8, to: &mut [f32; 16]) {
+    // SAFETY: by the caller; eight codes are read and eight values written at a time.
+    unsafe {
+        let d = _mm_set1_epi16(block.add(208).cast::<i16>().read_unaligned());
+        let d = _mm256_mul_ps(_mm256_cvtph_ps(d), _mm256_set1_ps(0.25));
+        for (half, to) in to.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(block.add(192 + 8 * half).cast()));
+            _mm256_storeu_ps(to.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(codes), d));
+        }
+    }
+}
+
 /// Q6_K.
 #[cfg(target_arch = "x86_64")]
 pub(crate) struct Q6K;
@@ -252,19 +277,9 @@ impl<R: Registers> Reader<R> for Q6K {
     type Shared = __m256i;
 
     #[inline(always)]
-    unsafe fn scales(blocks: &[u8], to: &mut [f32]) {
-        for (block, to) in blocks.as_chunks::<Q6_BYTES>().0.iter().zip(to.as_chunks_mut::<16>().0) {
-            // SAFETY: by the caller; eight codes are read and eight values written at a time.
-            unsafe {
-                let d = _mm_set1_epi16(i16::from_le_bytes([block[208], block[209]]));
-                // Codes are four times what they stand for.
-                let d = _mm256_mul_ps(_mm256_cvtph_ps(d), _mm256_set1_ps(0.25));
-                for (codes, to) in block[192..208].as_chunks::<8>().0.iter().zip(to.as_chunks_mut::<8>().0) {
-                    let codes = _mm256_cvtepi8_epi32(_mm_loadl_epi64(codes.as_ptr().cast()));
-                    _mm256_storeu_ps(to.as_mut_ptr(), _mm256_mul_ps(_mm256_cvtepi32_ps(codes), d));
-                }
-            }
-        }
+    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
+        // SAFETY: by the caller.
+        unsafe { scales_of_blocks::<ROWS, Q6_BYTES>(rows, blocks, to, quarters_of_scales) };
     }
     #[inline(always)]
     unsafe fn shared(block: *const u8, _: *const f32, group: usize) -> __m256i {

@@ -33,6 +33,8 @@ pub(super) const MOST_TILE_LEFT: usize = 2 * TILE_LEFT;
 pub(super) trait RowGroups<S: Simd> {
     /// What a row is counted in.
     type Bits: Copy;
+    /// What some rows have apart from where they lie.
+    type Apart: Copy;
     /// What the values of a group share.
     type Shared: Copy;
     /// Values of a group: some whole registers.
@@ -40,31 +42,74 @@ pub(super) trait RowGroups<S: Simd> {
     /// Whether it takes work to read values, so that they are better read for more left rows at once.
     const IS_DECODED: bool = false;
 
-    /// What the values share of the group that begins at value `at`.
+    /// What the values share of the group of `row` that begins at value `at`.
     ///
     /// # Safety
-    /// The processor has `S`, the row has the group, and those before it were read; no other row has the same working memory.
-    unsafe fn shared(row: *const Self::Bits, at: usize) -> Self::Shared;
+    /// The processor has `S`, and the row has the group.
+    unsafe fn shared(row: Row<Self::Bits, Self::Apart>, at: usize) -> Self::Shared;
 
     /// Register `part` of the group.
     ///
     /// # Safety
-    /// As [`RowGroups::shared`], which was called for the group last.
-    unsafe fn values(row: *const Self::Bits, at: usize, shared: Self::Shared, part: usize) -> S::V;
+    /// As [`RowGroups::shared`], which gave `shared`.
+    unsafe fn values(row: Row<Self::Bits, Self::Apart>, at: usize, shared: Self::Shared, part: usize)
+    -> S::V;
+}
+
+/// One of up to [`RIGHT_ROWS`] rows.
+#[derive(Clone, Copy)]
+pub(super) struct Row<Bits, Apart> {
+    /// Where it lies.
+    pub bits: *const Bits,
+    /// Which of them it is.
+    pub number: usize,
+    /// Of all of them.
+    pub apart: Apart,
 }
 
 impl<S: Simd, T: Stored> RowGroups<S> for T {
     type Bits = T::Bits;
+    type Apart = ();
     type Shared = ();
     const VALUES: usize = S::LANES;
 
     #[inline(always)]
-    unsafe fn shared(_: *const T::Bits, _: usize) {}
+    unsafe fn shared(_: Row<T::Bits, ()>, _: usize) {}
 
     #[inline(always)]
-    unsafe fn values(row: *const T::Bits, at: usize, (): (), _: usize) -> S::V {
+    unsafe fn values(row: Row<T::Bits, ()>, at: usize, (): (), _: usize) -> S::V {
         // SAFETY: by the caller.
-        unsafe { T::load::<S>(row.add(at)) }
+        unsafe { T::load::<S>(row.bits.add(at)) }
+    }
+}
+
+/// The numbers of up to [`RIGHT_ROWS`] rows of the right operand, each of which gives a column of the output.
+#[derive(Clone, Copy)]
+pub(super) struct Numbers {
+    pub first: usize,
+    /// From one to the next.
+    pub step: usize,
+    /// Rows from here on are not there.
+    pub end: usize,
+}
+
+impl Numbers {
+    /// Of rows that follow each other.
+    pub(super) fn of(n: Range<usize>) -> Self {
+        Numbers { first: n.start, step: 1, end: n.end }
+    }
+
+    /// The number of row `i`, or the last in the place of those that are not there.
+    #[inline(always)]
+    pub(super) fn at(self, i: usize) -> usize {
+        (self.first + i * self.step).min(self.end - 1)
+    }
+
+    /// Without the first `i` rows, if others are there.
+    #[inline(always)]
+    fn behind(self, i: usize) -> Option<Self> {
+        let first = self.first + i * self.step;
+        (first < self.end).then_some(Numbers { first, ..self })
     }
 }
 
@@ -130,7 +175,7 @@ pub(super) unsafe fn dot_rows<S: Simd>(to: &Tile<'_>, block: &Block<'_>, scratch
         let n = n..(n + RIGHT_ROWS).min(cols.end);
         let right = right_rows::<S>(all_right, n.clone(), k.clone(), decoded);
         // SAFETY: the processor has the set and the output is this task's, by the caller; all rows have `padded` values.
-        unsafe { dot_all::<S, F32>(&out, to.rows.start, left, &right, n, padded) }
+        unsafe { dot_all::<S, F32>(&out, to.rows.start, left, (&right, ()), Numbers::of(n), padded) }
     }
 }
 
@@ -194,7 +239,7 @@ const fn has_tile<S: Simd, T: RowGroups<S>>(rows: usize) -> bool {
     rows <= most_left::<S>(T::IS_DECODED)
 }
 
-/// Multiplies all left rows with some right rows, for output columns `n` of rows from `first` on.
+/// Multiplies all left rows with the right rows `n`, for output rows from `first` on.
 ///
 /// # Safety
 /// The processor has `S`, the output has the rows and columns, no other thread touches them, and every row has `k` values, a whole
@@ -204,8 +249,8 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
     to: &Out,
     first: usize,
     left: &[*const f32],
-    right: &[*const T::Bits; RIGHT_ROWS],
-    n: Range<usize>,
+    (right, apart): (&[*const T::Bits; RIGHT_ROWS], T::Apart),
+    n: Numbers,
     k: usize,
 ) {
     let most = const { most_left::<S>(T::IS_DECODED) };
@@ -215,11 +260,9 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
         macro_rules! tiles {
             ($($left:ident)*; $right:expr) => {
                 for (part, right) in right.as_chunks::<{ $right }>().0.iter().enumerate() {
-                    let n = n.start + part * $right..n.end;
-                    if n.is_empty() {
-                        break;
-                    }
-                    add_tile::<S, _, _>(to, row, n, &tile::<S, T, _, _>(&[$($left),*], right, k));
+                    let Some(n) = n.behind(part * $right) else { break };
+                    let right = rows_of(right, part * $right, apart);
+                    add_tile::<S, _, _>(to, row, n, &tile::<S, T, _, _>(&[$($left),*], &right, k));
                 }
             };
         }
@@ -255,6 +298,16 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
     }
 }
 
+/// The rows that lie at `bits`, which are those from number `first` on.
+#[inline(always)]
+fn rows_of<Bits, Apart: Copy, const R: usize>(
+    bits: &[*const Bits; R],
+    first: usize,
+    apart: Apart,
+) -> [Row<Bits, Apart>; R] {
+    std::array::from_fn(|i| Row { bits: bits[i], number: first + i, apart })
+}
+
 /// The sums of `L` left rows times `R` right rows, in lanes.
 ///
 /// # Safety
@@ -262,7 +315,7 @@ pub(super) unsafe fn dot_all<S: Simd, T: RowGroups<S>>(
 #[inline(always)]
 unsafe fn tile<S: Simd, T: RowGroups<S>, const L: usize, const R: usize>(
     left: &[*const f32; L],
-    right: &[*const T::Bits; R],
+    right: &[Row<T::Bits, T::Apart>; R],
     k: usize,
 ) -> [[S::V; R]; L] {
     // SAFETY: by the caller.
@@ -293,7 +346,7 @@ unsafe fn tile<S: Simd, T: RowGroups<S>, const L: usize, const R: usize>(
     }
 }
 
-/// Adds the lanes of sums and writes the first of `n` outputs of each row from `row` on, or adds to them.
+/// Adds the lanes of sums and writes outputs `n` of each row from `row` on, or adds to them.
 ///
 /// # Safety
 /// As [`dot_all`].
@@ -301,21 +354,25 @@ unsafe fn tile<S: Simd, T: RowGroups<S>, const L: usize, const R: usize>(
 unsafe fn add_tile<S: Simd, const L: usize, const R: usize>(
     to: &Out,
     row: usize,
-    n: Range<usize>,
+    n: Numbers,
     sums: &[[S::V; R]; L],
 ) {
     const SUMMED_TOGETHER: usize = 4;
-    for (i, sums) in sums.iter().enumerate() {
-        for (part, registers) in sums.chunks(SUMMED_TOGETHER).enumerate() {
-            // SAFETY: the processor has the set, by the caller.
-            let sums = unsafe {
-                let register = |i: usize| registers.get(i).copied().unwrap_or_else(|| S::zero());
-                S::sums([register(0), register(1), register(2), register(3)])
+    for first in (0..L * R).step_by(SUMMED_TOGETHER) {
+        // SAFETY: the processor has the set, by the caller.
+        let together = unsafe {
+            let register = |i: usize| match first + i < L * R {
+                true => sums[(first + i) / R][(first + i) % R],
+                false => S::zero(),
             };
-            for (col, sum) in (n.start + part * SUMMED_TOGETHER..n.end).zip(sums).take(registers.len()) {
+            S::sums([register(0), register(1), register(2), register(3)])
+        };
+        for (i, sum) in (first..L * R).zip(together) {
+            let col = n.first + i % R * n.step;
+            if col < n.end {
                 // SAFETY: inside the output, which no other thread touches, by the caller.
                 unsafe {
-                    let out = to.at.add((row + i) * to.stride + col);
+                    let out = to.at.add((row + i / R) * to.stride + col);
                     *out = if to.accumulate { *out + sum } else { sum };
                 }
             }

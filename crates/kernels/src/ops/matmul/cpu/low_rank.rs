@@ -8,7 +8,7 @@
 use std::array;
 use std::ops::Range;
 
-use super::few::{FEW_ROWS, Out, RIGHT_ROWS, TILE_LEFT, dot_all, has_many_registers, sum_cut};
+use super::few::{FEW_ROWS, Numbers, Out, RIGHT_ROWS, TILE_LEFT, dot_all, has_many_registers, sum_cut};
 use super::isa::Isa;
 use super::operand::{Bf16, F16, F32, Stored};
 use super::simd::{self, Cache, Simd};
@@ -128,7 +128,7 @@ impl Inputs<'_> {
                 let n = first..(first + RIGHT_ROWS).min(rank);
                 // SAFETY: the processor has the set, by the caller; every row has `k.len()` values, a whole number of registers since
                 // blocks are; the output was looked at above and is borrowed alone.
-                unsafe { dot_all::<S, T>(&to, 0, &left[..rows], &right, n, k.len()) }
+                unsafe { dot_all::<S, T>(&to, 0, &left[..rows], (&right, ()), Numbers::of(n), k.len()) }
             }
         }
     }

@@ -8,7 +8,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::RightCpu;
-use super::few::{MOST_TILE_LEFT, Out, RIGHT_ROWS, RowGroups, dot_all, most_left};
+use super::few::{MOST_TILE_LEFT, Numbers, Out, RIGHT_ROWS, Row, RowGroups, dot_all, most_left};
 use super::simd::{Cache, Simd, prefetch};
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
@@ -64,8 +64,9 @@ impl<'a> StoredRows<'a> {
         scales: &mut [f32],
     ) {
         let StoredRows { rows, k } = self;
-        for start in cols.clone().step_by(RIGHT_ROWS) {
-            let n = start..(start + RIGHT_ROWS).min(cols.end);
+        let groups = Groups::of(cols);
+        for i in 0..groups.count() {
+            let n = groups.rows(i);
             // SAFETY: by the caller; every right row has whole blocks of `k` values, see `StoredRows::of`.
             unsafe {
                 match rows.storage {
@@ -73,14 +74,17 @@ impl<'a> StoredRows<'a> {
                         dot_blocks::<S>(to, first, left, (rows, format), n, k.len(), scales);
                     }
                     StoredAs::FourBit(data) => {
-                        let codes = four_bit_rows((rows, data), &n, k, scales);
-                        let right = std::array::from_fn(|i| &raw const codes[i]);
-                        dot_all::<S, FourBitCodes>(to, first, left, &right, n, k.len());
+                        let block_bits = data.block_len.trailing_zeros();
+                        let (table, ahead) = (data.code.table().as_ptr(), rows.row_bytes);
+                        let common = FourBitRows { block_bits, table, ahead };
+                        let rows = four_bit_rows((rows, data), n, k, scales);
+                        let right = std::array::from_fn(|i| &raw const rows[i]);
+                        dot_all::<S, FourBitCodes>(to, first, left, (&right, common), n, k.len());
                     }
                     StoredAs::Int8(data) => {
-                        let codes = int8_rows((rows, data), &n);
-                        let right = std::array::from_fn(|i| &raw const codes[i]);
-                        dot_all::<S, SignedBytes>(to, first, left, &right, n, k.len());
+                        let apart = int8_scales((rows, data), n, scales);
+                        let right = (&starts(rows, n), apart);
+                        dot_all::<S, SignedBytes>(to, first, left, right, n, k.len());
                     }
                 }
             }
@@ -88,9 +92,38 @@ impl<'a> StoredRows<'a> {
     }
 }
 
-/// Row `i` of rows `n`, or the last in the place of those that are not.
-fn row_at(n: &Range<usize>, i: usize) -> usize {
-    (n.start + i).min(n.end - 1)
+/// How rows are read together. Those of a group lie far apart, so that each is the next of its own part of memory: that is what processors
+/// read ahead by themselves. The last few rows follow each other.
+struct Groups {
+    rows: Range<usize>,
+    /// Groups of rows that lie apart, and from one row of them to the next.
+    apart: usize,
+}
+
+impl Groups {
+    /// Rows an odd number apart share as few sets of the first-level cache as neighbours do.
+    fn of(rows: Range<usize>) -> Self {
+        let apart = match rows.len() / RIGHT_ROWS {
+            0 => 0,
+            step => (step - 1) | 1,
+        };
+        Groups { rows, apart }
+    }
+
+    fn count(&self) -> usize {
+        self.apart + (self.rows.len() - RIGHT_ROWS * self.apart).div_ceil(RIGHT_ROWS)
+    }
+
+    /// The rows of group `i`.
+    #[inline(always)]
+    fn rows(&self, i: usize) -> Numbers {
+        let Groups { rows, apart } = self;
+        let behind = rows.start + RIGHT_ROWS * apart;
+        match i.checked_sub(*apart) {
+            None => Numbers { first: rows.start + i, step: *apart, end: behind },
+            Some(i) => Numbers::of(behind + i * RIGHT_ROWS..rows.end.min(behind + (i + 1) * RIGHT_ROWS)),
+        }
+    }
 }
 
 /// As [`StoredRows::dot`], of some rows of blocks.
@@ -103,15 +136,15 @@ unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
     first: usize,
     left: &[*const f32],
     (rows, format): (&StoredRowsOf<'_>, Format),
-    n: Range<usize>,
+    n: Numbers,
     k: usize,
     scales: &mut [f32],
 ) {
     macro_rules! dot {
         ($reader:ty) => {{
-            let rows = rows_of_blocks::<S, $reader>(rows, &n, scales);
-            let right = std::array::from_fn(|i| &raw const rows[i]);
-            dot_all::<S, Blocks<$reader>>(to, first, left, &right, n, k);
+            let right = starts(rows, n);
+            let apart = block_scales::<S, $reader>(rows, &right, k, scales);
+            dot_all::<S, Blocks<$reader>>(to, first, left, (&right, apart), n, k);
         }};
     }
     // SAFETY: by the caller.
@@ -132,67 +165,77 @@ unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
     }
 }
 
-/// A row of blocks over a block of the sum.
+/// Where rows `n` begin over a block of the sum.
+#[inline(always)]
+fn starts(stored: &StoredRowsOf<'_>, n: Numbers) -> [*const u8; RIGHT_ROWS] {
+    std::array::from_fn(|i| stored.row(n.at(i)).as_ptr())
+}
+
+/// What rows have apart from their codes.
 #[derive(Clone, Copy)]
-struct Row {
-    blocks: *const u8,
-    /// Room for the scales of the block that is being read.
-    scales: *mut f32,
-    /// From the blocks to those of the row that is stored [`RIGHT_ROWS`] later.
+struct Apart {
+    /// Their decoded scales: those of a block of all rows lie together, row by row.
+    scales: *const f32,
+    /// From a row to that which is stored behind it, which is read in its place next.
     ahead: usize,
 }
 
-/// Rows `n`; `scales` is working memory of theirs.
-#[inline(always)]
-fn rows_of_blocks<R: Registers, F: Reader<R>>(
-    stored: &StoredRowsOf<'_>,
-    n: &Range<usize>,
-    scales: &mut [f32],
-) -> [Row; RIGHT_ROWS] {
-    let scales = scales[..RIGHT_ROWS * F::SCALES].as_mut_ptr();
-    let ahead = RIGHT_ROWS * stored.row_bytes;
-    let mut rows = [Row { blocks: std::ptr::null(), scales, ahead }; RIGHT_ROWS];
-    for (i, row) in rows.iter_mut().enumerate() {
-        row.blocks = stored.row(row_at(n, i)).as_ptr();
-        row.scales = scales.wrapping_add(i * F::SCALES);
+impl Apart {
+    /// The first of `each` scales of block `block` of a row.
+    #[inline(always)]
+    unsafe fn of<Bits>(row: Row<Bits, Apart>, block: usize, each: usize) -> *const f32 {
+        // SAFETY: by the caller.
+        unsafe { row.apart.scales.add((block * RIGHT_ROWS + row.number) * each) }
     }
-    rows
+}
+
+/// The scales of `k` values of rows that begin at `rows`, decoded to `scales`.
+///
+/// # Safety
+/// The processor has `R`, and the rows have the blocks.
+#[inline(always)]
+unsafe fn block_scales<R: Registers, F: Reader<R>>(
+    stored: &StoredRowsOf<'_>,
+    rows: &[*const u8; RIGHT_ROWS],
+    k: usize,
+    scales: &mut [f32],
+) -> Apart {
+    let blocks = k / F::LEN;
+    let scales = scales[..blocks * RIGHT_ROWS * F::SCALES + 16].as_mut_ptr();
+    // SAFETY: by the caller.
+    unsafe { F::scales(rows, blocks, scales) };
+    Apart { scales, ahead: stored.row_bytes }
 }
 
 /// Blocks that `F` reads, a group of their values at a time.
 struct Blocks<F>(PhantomData<F>);
 
 impl<S: Simd + Registers<V = <S as Simd>::V>, F: Reader<S>> RowGroups<S> for Blocks<F> {
-    type Bits = Row;
+    type Bits = u8;
+    type Apart = Apart;
     type Shared = F::Shared;
     const VALUES: usize = F::GROUP;
     /// Values of 16 bits share nothing, and take one instruction.
     const IS_DECODED: bool = size_of::<F::Shared>() > 0;
 
     #[inline(always)]
-    unsafe fn shared(row: *const Row, at: usize) -> F::Shared {
+    unsafe fn shared(row: Row<u8, Apart>, at: usize) -> F::Shared {
         let (block, group) = (at / F::LEN, at % F::LEN / F::GROUP);
         // SAFETY: by the caller.
         unsafe {
             const { assert!(VALUES_TOGETHER.is_multiple_of(F::LEN) || F::LEN.is_multiple_of(VALUES_TOGETHER)) };
-            let row = &*row;
-            ask_ahead(row.blocks, at * F::BYTES / F::LEN + row.ahead, F::BYTES * F::GROUP / F::LEN);
-            let blocks = row.blocks.add(block * F::BYTES);
-            if F::SCALES > 0 && group == 0 {
-                let scales = std::slice::from_raw_parts_mut(row.scales, F::SCALES);
-                F::scales(std::slice::from_raw_parts(blocks, F::BYTES), scales);
-            }
-            F::shared(blocks, row.scales, group)
+            ask_ahead(row.bits, at * F::BYTES / F::LEN + row.apart.ahead, F::BYTES * F::GROUP / F::LEN);
+            F::shared(row.bits.add(block * F::BYTES), Apart::of(row, block, F::SCALES), group)
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const Row, at: usize, shared: F::Shared, part: usize) -> <S as Simd>::V {
+    unsafe fn values(row: Row<u8, Apart>, at: usize, shared: F::Shared, part: usize) -> <S as Simd>::V {
         let (block, group) = (at / F::LEN, at % F::LEN / F::GROUP);
         // SAFETY: by the caller.
         unsafe {
-            let row = &*row;
-            F::values(row.blocks.add(block * F::BYTES), row.scales, group, shared, part)
+            let scales = Apart::of(row, block, F::SCALES);
+            F::values(row.bits.add(block * F::BYTES), scales, group, shared, part)
         }
     }
 }
@@ -205,16 +248,21 @@ fn ask_ahead(from: *const u8, at: usize, bytes: usize) {
     }
 }
 
-/// A row of four-bit codes, and its scales, over a block of the sum.
+/// A row of four-bit codes, and its scales.
 #[derive(Clone, Copy)]
 struct FourBitRow {
     codes: *const u8,
     scales: *const f32,
+}
+
+/// What rows of four-bit codes have in common.
+#[derive(Clone, Copy)]
+struct FourBitRows {
     /// Values of a scale, as a power of two.
     block_bits: u32,
     /// The values of the sixteen codes.
     table: *const f32,
-    /// From the codes to those of the row that is stored [`RIGHT_ROWS`] later.
+    /// As in [`Apart`].
     ahead: usize,
 }
 
@@ -222,46 +270,28 @@ struct FourBitRow {
 #[inline(always)]
 fn four_bit_rows(
     (stored, data): (&StoredRowsOf<'_>, &FourBit),
-    n: &Range<usize>,
+    n: Numbers,
     k: &Range<usize>,
     scales: &mut [f32],
 ) -> [FourBitRow; RIGHT_ROWS] {
     let (scale, blocks) = (data.scales(), k.len() / data.block_len);
-    let mut rows = [FourBitRow {
-        codes: std::ptr::null(),
-        scales: std::ptr::null(),
-        block_bits: data.block_len.trailing_zeros(),
-        table: data.code.table().as_ptr(),
-        ahead: RIGHT_ROWS * stored.row_bytes,
-    }; RIGHT_ROWS];
+    let mut rows = [FourBitRow { codes: std::ptr::null(), scales: std::ptr::null() }; RIGHT_ROWS];
     for (i, (to, scales)) in rows.iter_mut().zip(scales.chunks_exact_mut(blocks)).enumerate() {
-        let row = row_at(n, i);
+        let row = n.at(i);
         let first = (stored.place(row) * stored.width + k.start) / data.block_len;
         scales.iter_mut().enumerate().for_each(|(block, to)| *to = scale(first + block));
-        (to.codes, to.scales) = (stored.row(row).as_ptr(), scales.as_ptr());
+        *to = FourBitRow { codes: stored.row(row).as_ptr(), scales: scales.as_ptr() };
     }
     rows
 }
 
-/// A row of signed bytes over a block of the sum.
-#[derive(Clone, Copy)]
-struct Int8Row {
-    codes: *const u8,
-    absmax: f32,
-    /// As in [`FourBitRow`].
-    ahead: usize,
-}
-
-/// Rows `n`.
+/// What rows `n` of signed bytes have apart from them: the largest magnitude of each, in `scales`.
 #[inline(always)]
-fn int8_rows((stored, data): (&StoredRowsOf<'_>, &Int8), n: &Range<usize>) -> [Int8Row; RIGHT_ROWS] {
-    let ahead = RIGHT_ROWS * stored.row_bytes;
-    let mut rows = [Int8Row { codes: std::ptr::null(), absmax: 0.0, ahead }; RIGHT_ROWS];
-    for (i, to) in rows.iter_mut().enumerate() {
-        let row = row_at(n, i);
-        (to.codes, to.absmax) = (stored.row(row).as_ptr(), data.absmax_of(stored.place(row)));
+fn int8_scales((stored, data): (&StoredRowsOf<'_>, &Int8), n: Numbers, scales: &mut [f32]) -> Apart {
+    for (i, to) in scales[..RIGHT_ROWS].iter_mut().enumerate() {
+        *to = data.absmax_of(stored.place(n.at(i)));
     }
-    rows
+    Apart { scales: scales.as_ptr(), ahead: stored.row_bytes }
 }
 
 /// bitsandbytes' codes of four bits.
@@ -269,26 +299,33 @@ struct FourBitCodes;
 
 impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for FourBitCodes {
     type Bits = FourBitRow;
+    type Apart = FourBitRows;
     /// The values of all codes.
     type Shared = S::Table;
     const VALUES: usize = CODES_TOGETHER;
     const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(row: *const FourBitRow, at: usize) -> S::Table {
+    unsafe fn shared(row: Row<FourBitRow, FourBitRows>, at: usize) -> S::Table {
+        let FourBitRows { block_bits, table, ahead } = row.apart;
         // SAFETY: by the caller.
         unsafe {
-            let row = &*row;
-            ask_ahead(row.codes, at / 2 + row.ahead, CODES_TOGETHER / 2);
-            S::table(row.table, <S as Registers>::splat(row.scales.add(at >> row.block_bits)))
+            let FourBitRow { codes, scales } = *row.bits;
+            ask_ahead(codes, at / 2 + ahead, CODES_TOGETHER / 2);
+            S::table(table, <S as Registers>::splat(scales.add(at >> block_bits)))
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const FourBitRow, at: usize, table: S::Table, part: usize) -> <S as Simd>::V {
+    unsafe fn values(
+        row: Row<FourBitRow, FourBitRows>,
+        at: usize,
+        table: S::Table,
+        part: usize,
+    ) -> <S as Simd>::V {
         // SAFETY: by the caller; two codes are in a byte.
         unsafe {
-            let codes = (*row).codes.add((at + part * <S as Registers>::LANES) / 2);
+            let codes = (*row.bits).codes.add((at + part * <S as Registers>::LANES) / 2);
             S::of_table(S::codes_of_pairs(codes), table)
         }
     }
@@ -298,27 +335,27 @@ impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for FourBitCodes {
 struct SignedBytes;
 
 impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for SignedBytes {
-    type Bits = Int8Row;
+    type Bits = u8;
+    type Apart = Apart;
     /// The largest magnitude of the row.
     type Shared = <S as Simd>::V;
     const VALUES: usize = CODES_TOGETHER;
     const IS_DECODED: bool = true;
 
     #[inline(always)]
-    unsafe fn shared(row: *const Int8Row, at: usize) -> <S as Simd>::V {
+    unsafe fn shared(row: Row<u8, Apart>, at: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
-            let row = &*row;
-            ask_ahead(row.codes, at + row.ahead, CODES_TOGETHER);
-            <S as Registers>::splat(&row.absmax)
+            ask_ahead(row.bits, at + row.apart.ahead, CODES_TOGETHER);
+            <S as Registers>::splat(Apart::of(row, 0, 1))
         }
     }
 
     #[inline(always)]
-    unsafe fn values(row: *const Int8Row, at: usize, absmax: <S as Simd>::V, part: usize) -> <S as Simd>::V {
+    unsafe fn values(row: Row<u8, Apart>, at: usize, absmax: <S as Simd>::V, part: usize) -> <S as Simd>::V {
         // SAFETY: by the caller.
         unsafe {
-            let codes = (*row).codes.add(at + part * <S as Registers>::LANES);
+            let codes = row.bits.add(at + part * <S as Registers>::LANES);
             S::mul(S::mul(S::floats(S::signed_bytes(codes)), absmax), <S as Registers>::splat(&Int8::STEP))
         }
     }
