@@ -1,6 +1,7 @@
 //! The command line as a whole: its verbs. Each verb's own flags stand in its file under `command/`, those of
 //! `train` and those that verbs share under `args/`.
 
+use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::iter;
@@ -12,7 +13,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::args::config_file::Given;
 use crate::args::criteria::CriteriaArgs;
 use crate::args::flags;
-use crate::args::numbers::in_plain_words;
+use crate::args::numbers::{finite, in_plain_words};
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
@@ -93,12 +94,16 @@ enum Verb {
     Manual(manual::ManualArgs),
 }
 
-/// The command line; a negative number is a value, so that what is wrong with it is told of its flag. Paragraphs behind the
-/// flags are broken where they are shown, and only there.
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag, and a number is finite. Paragraphs
+/// behind the flags are broken where they are shown, and only there.
 pub fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
-        arg.allow_negative_numbers(takes_values)
+        let arg = arg.allow_negative_numbers(takes_values);
+        match arg.get_value_parser().type_id() == TypeId::of::<f64>() {
+            true => arg.value_parser(finite),
+            false => arg,
+        }
     };
     Cli::command().mut_subcommands(|verb| {
         let after = verb.get_after_long_help().map(|after| flowed(&after.to_string()));
