@@ -28,7 +28,7 @@ use crate::args::preference::{PreferenceArgs, ReferenceChoice};
 use crate::args::projections::{AlphaPattern, ProjectionArgs};
 use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
 use crate::args::safety::SafetyArgs;
-use crate::args::{MOST_RANK, require, within};
+use crate::args::{MOST_EPOCHS, MOST_RANK, MOST_ROWS, MOST_STEPS, require, within};
 use crate::terminal::error::CliError;
 
 const EXAMPLES: &str = "\
@@ -755,10 +755,12 @@ impl TrainArgs {
         self.check_scored()?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
-        natural("batch-size", self.batch_size)?;
-        natural("gradient-accumulation", self.gradient_accumulation)?;
-        positive("epochs", self.epochs.unwrap_or(1.0))?;
-        natural("max-steps", self.max_steps.unwrap_or(1))?;
+        within("batch-size", self.batch_size, MOST_ROWS)?;
+        within("gradient-accumulation", self.gradient_accumulation, MOST_ROWS)?;
+        let epochs = self.epochs.unwrap_or(1.0);
+        positive("epochs", epochs)?;
+        require(epochs <= MOST_EPOCHS, "epochs", epochs, &format!("must be {MOST_EPOCHS} or less"))?;
+        within("max-steps", self.max_steps.unwrap_or(1), MOST_STEPS)?;
         // TOML, in which the configuration is saved, has signed numbers.
         require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
         self.rows.validate()?;
