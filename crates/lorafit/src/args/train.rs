@@ -521,17 +521,20 @@ impl TrainArgs {
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
             (None, None) => self.clone(),
         };
-        // Typed paths are meant from here, those of a run from where it was begun.
-        if let Some(run) = &self.resume
-            && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
-            && !is_here(&folder)
-        {
-            let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
-            let kept = resolved.with_paths_from(&folder);
-            resolved = config_file::typed_over(kept, &typed, given)?;
-            // With a checkpoint it is a name in the run's identity, and is not opened.
-            if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
-                resolved.adapter = adapter;
+        if let Some(run) = &self.resume {
+            let kept = config_file::read::<TrainArgs>(&run.join("config.toml"))?;
+            resolved.keep_found(&kept);
+            // Typed paths are meant from here, those of a run from where it was begun.
+            if let Some(folder) = kept.begun_in(run)
+                && !is_here(&folder)
+            {
+                let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
+                let kept = resolved.with_paths_from(&folder);
+                resolved = config_file::typed_over(kept, &typed, given)?;
+                // With a checkpoint it is a name in the run's identity, and is not opened.
+                if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
+                    resolved.adapter = adapter;
+                }
             }
         }
         if given.has("no-cache") && !given.has("cache-dir") {
@@ -546,6 +549,22 @@ impl TrainArgs {
         }
         (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
         resolved.complete(given)
+    }
+
+    /// Takes what the run found that is resumed, where `auto` is typed again.
+    fn keep_found(&mut self, kept: &TrainArgs) {
+        if self.lr == Some(LearningRate::Auto) {
+            self.lr = kept.lr;
+        }
+        if self.micro_batch_tokens == MicroBatchTokens::Auto {
+            self.micro_batch_tokens = kept.micro_batch_tokens;
+        }
+        if self.micro_batches_at_once == Some(MicroBatchesAtOnce::Auto) {
+            self.micro_batches_at_once = kept.micro_batches_at_once;
+        }
+        if self.frozen_cache == Some(FrozenCacheChoice::Auto) {
+            self.frozen_cache = kept.frozen_cache;
+        }
     }
 
     /// Fills in what depends on other flags, and refuses what makes no sense.
