@@ -388,6 +388,61 @@ mod tests {
         assert!(train.keys.is_empty() && train.flags.contains("lr"), "{train:?}");
     }
 
+    /// What every flag of every verb says of `value`, by the verb and the flag.
+    fn told_of(value: &str) -> Vec<(String, String)> {
+        let mut told = Vec::new();
+        for verb in command().get_subcommands() {
+            for flag in verb.get_arguments().filter_map(|flag| flag.get_long()) {
+                let typed = ["lorafit", verb.get_name(), &format!("--{flag}={value}")].map(str::to_owned);
+                if let Err(error) = command().try_get_matches_from(typed) {
+                    let name = format!("{} --{flag}", verb.get_name());
+                    told.push((name, in_plain_words(error).render().to_string()));
+                }
+            }
+        }
+        told
+    }
+
+    /// Every flag of a number, of every verb, says why a text is none, or takes it.
+    #[test]
+    fn numbers_are_refused_with_a_reason() {
+        let is_number = |(_, told): &(String, String)| {
+            ["expected a number", "expected a whole number"].iter().any(|text| told.contains(text))
+        };
+        let of_words = told_of("many");
+        let numbers: Vec<&str> =
+            of_words.iter().filter(|found| is_number(found)).map(|(name, _)| name.as_str()).collect();
+        assert!(numbers.len() > 60, "{numbers:?}");
+        let (mut whole, mut real) = (0, 0);
+        let (commas, infinite) = (told_of("1,000"), told_of("inf"));
+        for name in numbers {
+            let of = |told: &[(String, String)]| {
+                told.iter().find(|(other, _)| other == name).map(|(_, told)| told.clone()).unwrap_or_default()
+            };
+            let is_whole = of(&of_words).contains("a whole number");
+            whole += usize::from(is_whole);
+            real += usize::from(!is_whole);
+            match is_whole {
+                true => {
+                    let told = of(&commas);
+                    assert!(told.contains("a whole number has no commas: write 1000"), "{name}: {told}");
+                }
+                false => {
+                    let told = of(&infinite);
+                    assert!(told.contains("the number must be finite"), "{name}: {told}");
+                }
+            }
+        }
+        assert!(whole > 40 && real > 20, "{whole} {real}");
+        let example =
+            told_of("many").into_iter().filter(|(name, _)| name.ends_with("--micro-batches-at-once"));
+        let example: Vec<String> = example.map(|(_, told)| told).collect();
+        assert!(
+            example.len() == 3 && example.iter().all(|told| told.contains("such as 2, or auto")),
+            "{example:?}"
+        );
+    }
+
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();

@@ -19,7 +19,7 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
-    Auto, BestByChoice, DeviceChoice, FrozenCacheChoice, Init, Layers, LearningRate, Method,
+    AtOnce, Auto, BestByChoice, DeviceChoice, FrozenCacheChoice, Init, Layers, LearningRate, Method,
     MicroBatchTokens, MicroBatchesAtOnce, Optimizer, Preset, SaveChoice, SaveModules, Scheduler,
     TargetModules, TrainModules, TrainOn, value_name,
 };
@@ -439,11 +439,9 @@ pub struct TrainArgs {
     pub micro_batch_tokens: MicroBatchTokens,
     /// Micro-batches computed at the same time, which share --micro-batch-tokens [default: auto]
     ///
-    /// In each, a thread computes by itself and waits less for others: with 2, steps are a few per cent faster, and other programs
-    /// that use the processor slow them less. Each has gradients and logits of its own, and room for an eighth more tokens than its share, or
-    /// for the longest row. auto takes 2 where several threads of one process compute, every row fits its share, few more tokens are
-    /// computed (a shared prefix is computed once in each), what is trained is small beside the base, and it fits in --memory without
-    /// recomputing more; else 1, as with --objective dpo and others that judge replies. In a sweep it is 1 unless it is set.
+    /// With 2, steps are a few per cent faster, and other programs slow them less. auto takes 2 where that is faster and fits in
+    /// --memory, else 1; what it took stands in config.toml. Set it to 1 for the least memory, and to the number of another run for the
+    /// same bits. On a GPU and with objectives that judge replies, such as dpo, it is 1; in a sweep it is 1 unless it is set.
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[arg(add = Facts::ARITHMETIC, add = Words(|| vec!["auto"]))]
     pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
@@ -636,18 +634,12 @@ impl TrainArgs {
 
     /// Tokens computed at once, about; the default where they are yet to be found.
     pub fn tokens_at_once(&self) -> usize {
-        match self.micro_batch_tokens {
-            MicroBatchTokens::Auto => MICRO_BATCH_TOKENS,
-            MicroBatchTokens::Value(tokens) => tokens,
-        }
+        self.micro_batch_tokens.or(MICRO_BATCH_TOKENS)
     }
 
     /// Micro-batches at the same time; one where their number is yet to be found.
     pub fn at_once(&self) -> usize {
-        match self.micro_batches_at_once {
-            None | Some(MicroBatchesAtOnce::Auto) => 1,
-            Some(MicroBatchesAtOnce::Value(number)) => number,
-        }
+        self.micro_batches_at_once.unwrap_or(Auto::Auto).or(AtOnce(1)).0
     }
 
     /// The learning rate where none is given or chosen.
