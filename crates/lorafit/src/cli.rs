@@ -1,6 +1,7 @@
 //! The command line as a whole: its verbs. Each verb's own flags stand in its file under `command/`, those of
 //! `train` and those that verbs share under `args/`.
 
+use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::iter;
@@ -12,7 +13,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use crate::args::config_file::Given;
 use crate::args::criteria::CriteriaArgs;
 use crate::args::flags;
-use crate::args::numbers::in_plain_words;
+use crate::args::numbers::{finite, in_plain_words};
 use crate::args::train::TrainArgs;
 use crate::command::{
     bench, chat, compare, completions, data, doctor, eval, export, generate, inspect, kernels, manual, merge,
@@ -93,12 +94,16 @@ enum Verb {
     Manual(manual::ManualArgs),
 }
 
-/// The command line; a negative number is a value, so that what is wrong with it is told of its flag. Paragraphs behind the
-/// flags are broken where they are shown, and only there.
+/// The command line; a negative number is a value, so that what is wrong with it is told of its flag, and a number is finite. Paragraphs
+/// behind the flags are broken where they are shown, and only there.
 pub fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
-        arg.allow_negative_numbers(takes_values)
+        let arg = arg.allow_negative_numbers(takes_values);
+        match arg.get_value_parser().type_id() == TypeId::of::<f64>() {
+            true => arg.value_parser(finite),
+            false => arg,
+        }
     };
     Cli::command().mut_subcommands(|verb| {
         let after = verb.get_after_long_help().map(|after| flowed(&after.to_string()));
@@ -166,8 +171,17 @@ const OTHER_NAMES: [(&str, &str); 16] = [
 /// Names that are less alike are not meant for each other (Jaro-Winkler).
 const LEAST_ALIKE: f64 = 0.8;
 
-/// An error of words that are no command line, with a tip that helps: a flag that is a key of a sweep's file, or that other programs
-/// call so. A tip for a flag that has little in common with what was typed is taken out.
+/// Names that begin with what was typed, at most: more of them would say nothing.
+const MOST_BEGUN: usize = 4;
+
+/// What is said of a flag that verbs with `--device` and `--quant` lack, because it follows from these.
+const FOLLOWS: [(&str, &str); 1] = [(
+    "compute-dtype",
+    "the type follows from --device and --quant here: bf16 on a GPU, and with --quant where the processor multiplies bf16; else f32",
+)];
+
+/// An error of words that are no command line, with a tip that helps. A tip for a flag that has little in common with what was typed is
+/// taken out.
 fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
     let Some(ContextValue::String(typed)) = error.get(ContextKind::InvalidArg) else { return error };
     let name = typed.trim_start_matches('-').split('=').next().unwrap_or_default().replace('_', "-");
@@ -177,21 +191,13 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
     let verb =
         words.iter().filter_map(|word| word.to_str()).map(words_of).find(|verb| !verb.flags.is_empty());
     let Some(verb) = verb else { return error };
-    let is_known = |name: &str| verb.flags.contains(name) || verb.keys.contains(name);
-    let other = OTHER_NAMES.iter().find(|(other, own)| *other == name && is_known(own));
-    let own = other.map_or(name.as_str(), |(_, own)| *own);
-    let tip = match verb.flags.contains(own) {
-        true if own != name => Some(format!("the flag is called --{own}")),
-        false if verb.keys.contains(own) => Some(format!("set it in the sweep file: {own} = VALUE")),
-        true | false => None,
+    let meant = match error.get(ContextKind::SuggestedArg) {
+        Some(ContextValue::String(meant)) => Some(meant.trim_start_matches('-')),
+        _ => None,
     };
-    let is_alike = match error.get(ContextKind::SuggestedArg) {
-        Some(ContextValue::String(meant)) => {
-            strsim::jaro_winkler(&name, meant.trim_start_matches('-')) >= LEAST_ALIKE
-        }
-        _ => true,
-    };
-    if tip.is_some() || !is_alike {
+    let is_alike = meant.is_some_and(|meant| strsim::jaro_winkler(&name, meant) >= LEAST_ALIKE);
+    let tip = tip_of_name(&name, &verb).or_else(|| (!is_alike).then(|| tip_of_others(&name, &verb))?);
+    if tip.is_some() || (meant.is_some() && !is_alike) {
         error.remove(ContextKind::SuggestedArg);
         // It has the flag that was not meant.
         error.remove(ContextKind::Usage);
@@ -202,6 +208,46 @@ fn with_tip(mut error: clap::Error, words: &[OsString]) -> clap::Error {
         error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![tip.into()]));
     }
     error
+}
+
+/// The tip for who typed `name`, which is no flag of `verb`: a flag that other programs call so, a key of a sweep's file, or what begins so.
+fn tip_of_name(name: &str, verb: &words::Verb) -> Option<String> {
+    let is_known = |name: &str| verb.flags.contains(name) || verb.keys.contains(name);
+    let other = OTHER_NAMES.iter().find(|(other, own)| *other == name && is_known(own));
+    let own = other.map_or(name, |(_, own)| *own);
+    let of_key = |name: &str| format!("set it in the sweep file: {name} = VALUE");
+    if verb.flags.contains(own) {
+        return (own != name).then(|| format!("the flag is called --{own}"));
+    }
+    if verb.keys.contains(own) {
+        return Some(of_key(own));
+    }
+    let begun = |names: &BTreeSet<String>| -> Vec<String> {
+        names.iter().filter(|known| known.starts_with(name)).cloned().collect()
+    };
+    match (&begun(&verb.flags)[..], &begun(&verb.keys)[..]) {
+        ([one], _) => Some(format!("did you mean --{one}?")),
+        ([], [one]) => Some(of_key(one)),
+        (several @ [_, _, ..], _) if several.len() <= MOST_BEGUN => {
+            Some(format!("did you mean --{}?", several.join(" or --")))
+        }
+        _ => None,
+    }
+}
+
+/// The tip for who typed a flag that other verbs have and `verb` has not.
+fn tip_of_others(name: &str, verb: &words::Verb) -> Option<String> {
+    let follows = FOLLOWS.iter().find(|(flag, _)| *flag == name);
+    if let Some((_, tip)) = follows.filter(|_| verb.flags.contains("device") && verb.flags.contains("quant"))
+    {
+        return Some((*tip).to_owned());
+    }
+    let command = command();
+    let has = |verb: &&clap::Command| {
+        verb.get_arguments().any(|flag| flag.get_long() == Some(name) && !flag.is_hide_set())
+    };
+    let verbs: Vec<&str> = command.get_subcommands().filter(has).map(clap::Command::get_name).collect();
+    (!verbs.is_empty()).then(|| format!("it is a flag of lorafit {}", verbs.join(", ")))
 }
 
 /// Reads the words behind the program's name, which `host` gives or a process was started with.
@@ -340,6 +386,61 @@ mod tests {
         // What concerns one call of train stands in no file.
         assert!(!sweep.keys.contains("resume") && train.flags.contains("resume"), "{sweep:?}");
         assert!(train.keys.is_empty() && train.flags.contains("lr"), "{train:?}");
+    }
+
+    /// What every flag of every verb says of `value`, by the verb and the flag.
+    fn told_of(value: &str) -> Vec<(String, String)> {
+        let mut told = Vec::new();
+        for verb in command().get_subcommands() {
+            for flag in verb.get_arguments().filter_map(|flag| flag.get_long()) {
+                let typed = ["lorafit", verb.get_name(), &format!("--{flag}={value}")].map(str::to_owned);
+                if let Err(error) = command().try_get_matches_from(typed) {
+                    let name = format!("{} --{flag}", verb.get_name());
+                    told.push((name, in_plain_words(error).render().to_string()));
+                }
+            }
+        }
+        told
+    }
+
+    /// Every flag of a number, of every verb, says why a text is none, or takes it.
+    #[test]
+    fn numbers_are_refused_with_a_reason() {
+        let is_number = |(_, told): &(String, String)| {
+            ["expected a number", "expected a whole number"].iter().any(|text| told.contains(text))
+        };
+        let of_words = told_of("many");
+        let numbers: Vec<&str> =
+            of_words.iter().filter(|found| is_number(found)).map(|(name, _)| name.as_str()).collect();
+        assert!(numbers.len() > 60, "{numbers:?}");
+        let (mut whole, mut real) = (0, 0);
+        let (commas, infinite) = (told_of("1,000"), told_of("inf"));
+        for name in numbers {
+            let of = |told: &[(String, String)]| {
+                told.iter().find(|(other, _)| other == name).map(|(_, told)| told.clone()).unwrap_or_default()
+            };
+            let is_whole = of(&of_words).contains("a whole number");
+            whole += usize::from(is_whole);
+            real += usize::from(!is_whole);
+            match is_whole {
+                true => {
+                    let told = of(&commas);
+                    assert!(told.contains("a whole number has no commas: write 1000"), "{name}: {told}");
+                }
+                false => {
+                    let told = of(&infinite);
+                    assert!(told.contains("the number must be finite"), "{name}: {told}");
+                }
+            }
+        }
+        assert!(whole > 40 && real > 20, "{whole} {real}");
+        let example =
+            told_of("many").into_iter().filter(|(name, _)| name.ends_with("--micro-batches-at-once"));
+        let example: Vec<String> = example.map(|(_, told)| told).collect();
+        assert!(
+            example.len() == 3 && example.iter().all(|told| told.contains("such as 2, or auto")),
+            "{example:?}"
+        );
     }
 
     #[test]

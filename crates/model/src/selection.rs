@@ -54,6 +54,10 @@ impl FromStr for WeightModules {
         let names: Vec<String> =
             text.split(',').map(str::trim).filter(|n| !n.is_empty()).map(str::to_owned).collect();
         let known_names = known_names();
+        if let Some(alone) = names.iter().find(|name| *name == "all" || name.starts_with("regex:")) {
+            let text = format!("`{alone}` stands by itself, not in a list of train modules");
+            return Err(TargetError::new(text, "write it alone, or names alone"));
+        }
         match names.iter().find(|name| !known_names.contains(&name.as_str())) {
             Some(unknown) => Err(TargetError::new(format!("unknown train module `{unknown}`"), known())),
             None if names.is_empty() => Err(TargetError::new("no train modules given".to_owned(), known())),

@@ -49,6 +49,19 @@ pub fn memory(bytes: u64) -> String {
     }
 }
 
+/// Two amounts of memory, of which the first is more, in digits in which they differ: `1.20 GiB` and `900 MiB`, but `38,401 KiB` and
+/// `38,400 KiB` where both are `38 MiB`.
+pub fn more_and_less(more: u64, less: u64) -> [String; 2] {
+    let in_unit =
+        |bytes: u64, unit: u64, name: &str| format!("{} {name}", grouped((bytes + unit / 2) / unit));
+    let finer = [(MIB, "MiB"), (KIB, "KiB"), (1, "B")];
+    let ways = finer.into_iter().filter(|(unit, _)| *unit <= less);
+    let ways = ways.map(|(unit, name)| [more, less].map(|bytes| in_unit(bytes, unit, name)));
+    let mut ways = std::iter::once([memory(more), memory(less)]).chain(ways);
+    let told = ways.find(|[more, less]| more != less);
+    told.unwrap_or_else(|| [more, less].map(|bytes| in_unit(bytes, 1, "B")))
+}
+
 /// Bytes that are sent, in decimal units as the hub shows them: `900 B`, `12 kB`, `385.1 MB`, `1.74 GB`.
 pub fn transfer(bytes: u64) -> String {
     match bytes {
@@ -108,6 +121,20 @@ pub fn change(from: f64, to: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_more_is_told_as_more() {
+        assert_eq!(more_and_less(2 * GIB, 900 * MIB), ["2.00 GiB", "900 MiB"]);
+        assert_eq!(more_and_less(2 * GIB + MIB, 2 * GIB), ["2,049 MiB", "2,048 MiB"]);
+        assert_eq!(more_and_less(37 * MIB, 37 * MIB - 200 * KIB), ["37,888 KiB", "37,688 KiB"]);
+        assert_eq!(more_and_less(37 * MIB + 1, 37 * MIB), ["38,797,313 B", "38,797,312 B"]);
+        for less in [0, 1, 1000, KIB, MIB - 1, 37_500 * KIB, 5 * GIB] {
+            for more in [1, 2, 500, KIB, MIB, 300 * MIB].map(|bytes| less + bytes) {
+                let [told, other] = more_and_less(more, less);
+                assert_ne!(told, other, "{more} and {less}");
+            }
+        }
+    }
 
     #[test]
     fn thousands_are_grouped_and_one_is_no_plural() {

@@ -120,9 +120,13 @@ where
             return Err(file.error(key, format!("`{name}` is set twice")).into());
         }
         if value.is_null() {
+            let (what, one) = match file.is_infinite(key) {
+                true => ("must be finite", "another"),
+                false => ("has no value", "one"),
+            };
             return Err(file
-                .error(key, format!("`{key}` has no value"))
-                .hint("give it one, or take the line out")
+                .error(key, format!("`{key}` {what}"))
+                .hint(format!("give it {one}, or take the line out"))
                 .into());
         }
         if given.0.contains(flag.get_id().as_str()) {
@@ -225,6 +229,15 @@ impl ConfigFile {
         self.keys.keys().any(|key| key.replace('_', "-") == name)
     }
 
+    /// Whether a key that was read as nothing has a number that is not finite, which JSON does not have.
+    fn is_infinite(&self, key: &str) -> bool {
+        let line = self.line_of(key).and_then(|line| self.text.lines().nth(line - 1)).unwrap_or_default();
+        let value = line.split_once([':', '=']).map_or("", |(_, value)| value);
+        let value = value.split('#').next().unwrap_or_default().trim();
+        let value = value.trim_start_matches(['+', '-', '.']).to_lowercase();
+        ["inf", "nan"].contains(&value.as_str())
+    }
+
     fn flag_of_key<'a>(&self, command: &'a Command, key: &str) -> Result<&'a clap::Arg, CliError> {
         let name = key.replace('_', "-");
         let flags = || {
@@ -324,7 +337,9 @@ impl ConfigFile {
 
 fn problem(path: &Path, error: &dyn std::fmt::Display) -> CliError {
     /// What libraries say of their own functions, and what it means here.
-    const OWN_WORDS: [(&str, &str); 2] = [
+    const OWN_WORDS: [(&str, &str); 4] = [
+        ("non-finite float", "the number must be finite, not"),
+        (" rejected by the configured policy", ""),
         (", set DuplicateKeyPolicy in Options if acceptable", ""),
         (
             "multiple YAML documents detected; use from_str_multiple or from_str_multiple_with_options",

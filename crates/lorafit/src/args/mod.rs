@@ -36,6 +36,10 @@ pub const MOST_ROWS: usize = 1 << 20;
 pub const MOST_TOKENS: usize = 1 << 24;
 /// As [`MOST_ROWS`].
 pub const MOST_RANK: usize = 1 << 16;
+/// Steps of a run, at most: with a thousand a second it would take eleven days.
+pub const MOST_STEPS: usize = 1_000_000_000;
+/// Passes over the data, at most.
+pub const MOST_EPOCHS: f64 = 1e6;
 
 /// Checks that a number is from 1 to `most`.
 ///

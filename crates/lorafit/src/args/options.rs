@@ -11,6 +11,7 @@ use lorafit_train::FrozenDtype;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::args::numbers;
 use crate::terminal::host;
 
 /// Written to configuration files as to the terminal.
@@ -187,17 +188,41 @@ pub enum Auto<T> {
     Value(T),
 }
 
+impl<T> Auto<T> {
+    /// The number, or `other` where it is to be found.
+    pub fn or(self, other: T) -> T {
+        match self {
+            Auto::Auto => other,
+            Auto::Value(value) => value,
+        }
+    }
+}
+
 /// `--lr`.
 pub type LearningRate = Auto<f64>;
-/// `--micro-batch-tokens` of a run.
+/// `--micro-batch-tokens`.
 pub type MicroBatchTokens = Auto<usize>;
 /// `--micro-batches-at-once`.
-pub type MicroBatchesAtOnce = Auto<usize>;
+pub type MicroBatchesAtOnce = Auto<AtOnce>;
+
+/// A number of micro-batches that are computed at the same time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct AtOnce(pub usize);
+
+impl fmt::Display for AtOnce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A number that can be automatic.
-pub trait Number: Copy + FromStr + fmt::Display + Serialize {
-    /// Names the accepted values in an error, with an example.
+pub trait Number: Copy + fmt::Display + Serialize {
+    /// Names the accepted values in an error, with an example that suits the flag.
     const EXPECTED: &'static str;
+    /// From what was typed.
+    fn typed(text: &str) -> Option<Self>;
+    /// Why what was typed is no such number, where that can be said.
+    fn problem(text: &str) -> Option<String>;
     /// From a whole number of a file.
     fn of_whole(value: u64) -> Option<Self>;
     /// From another number of a file.
@@ -206,6 +231,14 @@ pub trait Number: Copy + FromStr + fmt::Display + Serialize {
 
 impl Number for f64 {
     const EXPECTED: &'static str = "a number such as 2e-4, or auto";
+
+    fn typed(text: &str) -> Option<Self> {
+        numbers::finite(text).ok()
+    }
+
+    fn problem(text: &str) -> Option<String> {
+        numbers::not_real(text)
+    }
 
     fn of_whole(value: u64) -> Option<Self> {
         Some(value as f64)
@@ -219,8 +252,36 @@ impl Number for f64 {
 impl Number for usize {
     const EXPECTED: &'static str = "a whole number such as 512, or auto";
 
+    fn typed(text: &str) -> Option<Self> {
+        text.parse().ok()
+    }
+
+    fn problem(text: &str) -> Option<String> {
+        numbers::not_whole(text)
+    }
+
     fn of_whole(value: u64) -> Option<Self> {
         usize::try_from(value).ok()
+    }
+
+    fn of_real(_value: f64) -> Option<Self> {
+        None
+    }
+}
+
+impl Number for AtOnce {
+    const EXPECTED: &'static str = "a whole number such as 2, or auto";
+
+    fn typed(text: &str) -> Option<Self> {
+        usize::typed(text).map(AtOnce)
+    }
+
+    fn problem(text: &str) -> Option<String> {
+        usize::problem(text)
+    }
+
+    fn of_whole(value: u64) -> Option<Self> {
+        usize::of_whole(value).map(AtOnce)
     }
 
     fn of_real(_value: f64) -> Option<Self> {
@@ -232,10 +293,11 @@ impl<T: Number> FromStr for Auto<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Auto::Auto),
-            number => number.parse().map(Auto::Value).map_err(|_| format!("expected {}", T::EXPECTED)),
+        if text == "auto" {
+            return Ok(Auto::Auto);
         }
+        let problem = || T::problem(text).unwrap_or_else(|| format!("expected {}", T::EXPECTED));
+        T::typed(text).map(Auto::Value).ok_or_else(problem)
     }
 }
 

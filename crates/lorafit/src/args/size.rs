@@ -36,14 +36,13 @@ impl FromStr for ByteSize {
     }
 }
 
+/// Exactly: what is kept of a run is what a resumed one may take.
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0 as f64;
-        match self.0 {
-            n if n >= 1 << 30 => write!(f, "{:.2}GiB", bytes / (1u64 << 30) as f64),
-            n if n >= 1 << 20 => write!(f, "{:.0}MiB", bytes / (1u64 << 20) as f64),
-            n => write!(f, "{n}B"),
-        }
+        let is_whole = |(_, factor): &&(&str, u64)| self.0.is_multiple_of(*factor) && self.0 >= *factor;
+        let (unit, factor) =
+            UNITS.iter().filter(is_whole).max_by_key(|(_, factor)| *factor).unwrap_or(&("B", 1));
+        write!(f, "{}{unit}", self.0 / factor)
     }
 }
 
@@ -61,6 +60,9 @@ mod tests {
         for text in ["6", "GiB", "0GiB", "-1GiB", "1e99GiB", "6GiBs", ""] {
             assert!(text.parse::<ByteSize>().is_err(), "{text}");
         }
-        assert_eq!(ByteSize(3 << 29).to_string(), "1.50GiB");
+        for bytes in [1, 999, 1000, 37_500 << 10, 1_500_000_000, 3 << 29, 6 << 30, (6 << 30) + 1] {
+            assert_eq!(ByteSize(bytes).to_string().parse(), Ok(ByteSize(bytes)), "{bytes}");
+        }
+        assert_eq!([6 << 30, 3 << 29].map(|bytes| ByteSize(bytes).to_string()), ["6GiB", "1536MiB"]);
     }
 }

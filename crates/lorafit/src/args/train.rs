@@ -19,7 +19,7 @@ use crate::args::idle::{self, Idle};
 use crate::args::memory::MemoryArgs;
 use crate::args::new_tokens::NewTokens;
 use crate::args::options::{
-    Auto, BestByChoice, DeviceChoice, FrozenCacheChoice, Init, Layers, LearningRate, Method,
+    AtOnce, Auto, BestByChoice, DeviceChoice, FrozenCacheChoice, Init, Layers, LearningRate, Method,
     MicroBatchTokens, MicroBatchesAtOnce, Optimizer, Preset, SaveChoice, SaveModules, Scheduler,
     TargetModules, TrainModules, TrainOn, value_name,
 };
@@ -28,7 +28,7 @@ use crate::args::preference::{PreferenceArgs, ReferenceChoice};
 use crate::args::projections::{AlphaPattern, ProjectionArgs};
 use crate::args::rows::{self, RowArgs, Validation, data_help, one_or_many};
 use crate::args::safety::SafetyArgs;
-use crate::args::{MOST_RANK, require, within};
+use crate::args::{MOST_EPOCHS, MOST_RANK, MOST_ROWS, MOST_STEPS, require, within};
 use crate::terminal::error::CliError;
 
 const EXAMPLES: &str = "\
@@ -439,11 +439,9 @@ pub struct TrainArgs {
     pub micro_batch_tokens: MicroBatchTokens,
     /// Micro-batches computed at the same time, which share --micro-batch-tokens [default: auto]
     ///
-    /// In each, a thread computes by itself and waits less for others: with 2, steps are a few per cent faster, and other programs
-    /// that use the processor slow them less. Each has gradients and logits of its own, and room for an eighth more tokens than its share, or
-    /// for the longest row. auto takes 2 where several threads of one process compute, every row fits its share, few more tokens are
-    /// computed (a shared prefix is computed once in each), what is trained is small beside the base, and it fits in --memory without
-    /// recomputing more; else 1, as with --objective dpo and others that judge replies. In a sweep it is 1 unless it is set.
+    /// With 2, steps are a few per cent faster, and other programs slow them less. auto takes 2 where that is faster and fits in
+    /// --memory, else 1; what it took stands in config.toml. Set it to 1 for the least memory, and to the number of another run for the
+    /// same bits. On a GPU and with objectives that judge replies, such as dpo, it is 1; in a sweep it is 1 unless it is set.
     #[arg(long, value_name = "N", help_heading = "Machine")]
     #[arg(add = Facts::ARITHMETIC, add = Words(|| vec!["auto"]))]
     pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
@@ -521,17 +519,20 @@ impl TrainArgs {
             (None, Some(run)) => config_file::merge(&self, given, &run.join("config.toml"))?,
             (None, None) => self.clone(),
         };
-        // Typed paths are meant from here, those of a run from where it was begun.
-        if let Some(run) = &self.resume
-            && let Some(folder) = config_file::read::<TrainArgs>(&run.join("config.toml"))?.begun_in(run)
-            && !is_here(&folder)
-        {
-            let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
-            let kept = resolved.with_paths_from(&folder);
-            resolved = config_file::typed_over(kept, &typed, given)?;
-            // With a checkpoint it is a name in the run's identity, and is not opened.
-            if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
-                resolved.adapter = adapter;
+        if let Some(run) = &self.resume {
+            let kept = config_file::read::<TrainArgs>(&run.join("config.toml"))?;
+            resolved.keep_found(&kept);
+            // Typed paths are meant from here, those of a run from where it was begun.
+            if let Some(folder) = kept.begun_in(run)
+                && !is_here(&folder)
+            {
+                let (typed, adapter) = (resolved.clone(), resolved.adapter.clone());
+                let kept = resolved.with_paths_from(&folder);
+                resolved = config_file::typed_over(kept, &typed, given)?;
+                // With a checkpoint it is a name in the run's identity, and is not opened.
+                if Checkpoint::newest(run).is_ok_and(|newest| newest.checkpoint.is_some()) {
+                    resolved.adapter = adapter;
+                }
             }
         }
         if given.has("no-cache") && !given.has("cache-dir") {
@@ -546,6 +547,22 @@ impl TrainArgs {
         }
         (resolved.resume, resolved.resume_anyway) = (self.resume, self.resume_anyway);
         resolved.complete(given)
+    }
+
+    /// Takes what the run found that is resumed, where `auto` is typed again.
+    fn keep_found(&mut self, kept: &TrainArgs) {
+        if self.lr == Some(LearningRate::Auto) {
+            self.lr = kept.lr;
+        }
+        if self.micro_batch_tokens == MicroBatchTokens::Auto {
+            self.micro_batch_tokens = kept.micro_batch_tokens;
+        }
+        if self.micro_batches_at_once == Some(MicroBatchesAtOnce::Auto) {
+            self.micro_batches_at_once = kept.micro_batches_at_once;
+        }
+        if self.frozen_cache == Some(FrozenCacheChoice::Auto) {
+            self.frozen_cache = kept.frozen_cache;
+        }
     }
 
     /// Fills in what depends on other flags, and refuses what makes no sense.
@@ -617,18 +634,12 @@ impl TrainArgs {
 
     /// Tokens computed at once, about; the default where they are yet to be found.
     pub fn tokens_at_once(&self) -> usize {
-        match self.micro_batch_tokens {
-            MicroBatchTokens::Auto => MICRO_BATCH_TOKENS,
-            MicroBatchTokens::Value(tokens) => tokens,
-        }
+        self.micro_batch_tokens.or(MICRO_BATCH_TOKENS)
     }
 
     /// Micro-batches at the same time; one where their number is yet to be found.
     pub fn at_once(&self) -> usize {
-        match self.micro_batches_at_once {
-            None | Some(MicroBatchesAtOnce::Auto) => 1,
-            Some(MicroBatchesAtOnce::Value(number)) => number,
-        }
+        self.micro_batches_at_once.unwrap_or(Auto::Auto).or(AtOnce(1)).0
     }
 
     /// The learning rate where none is given or chosen.
@@ -755,10 +766,12 @@ impl TrainArgs {
         self.check_scored()?;
         positive("neftune-alpha", self.neftune_alpha.unwrap_or(1.0))?;
         not_negative("max-grad-norm", self.max_grad_norm)?;
-        natural("batch-size", self.batch_size)?;
-        natural("gradient-accumulation", self.gradient_accumulation)?;
-        positive("epochs", self.epochs.unwrap_or(1.0))?;
-        natural("max-steps", self.max_steps.unwrap_or(1))?;
+        within("batch-size", self.batch_size, MOST_ROWS)?;
+        within("gradient-accumulation", self.gradient_accumulation, MOST_ROWS)?;
+        let epochs = self.epochs.unwrap_or(1.0);
+        positive("epochs", epochs)?;
+        require(epochs <= MOST_EPOCHS, "epochs", epochs, &format!("must be {MOST_EPOCHS} or less"))?;
+        within("max-steps", self.max_steps.unwrap_or(1), MOST_STEPS)?;
         // TOML, in which the configuration is saved, has signed numbers.
         require(i64::try_from(self.seed).is_ok(), "seed", self.seed, "must be below 2^63")?;
         self.rows.validate()?;

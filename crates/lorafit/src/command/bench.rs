@@ -16,13 +16,16 @@ use crate::args::base::{ComputeArgs, QuantArgs};
 use crate::args::common::Common;
 use crate::args::flags::Words;
 use crate::args::memory::MemoryArgs;
-use crate::args::options::{MicroBatchesAtOnce, TargetModules, WeightDtype, shape_hint};
+use crate::args::options::{
+    AtOnce, Auto, MicroBatchTokens, MicroBatchesAtOnce, TargetModules, WeightDtype, shape_hint,
+};
 use crate::args::projections::ProjectionArgs;
-use crate::args::train::check_at_once;
-use crate::args::{MOST_RANK, MOST_ROWS, MOST_TOKENS, require, within};
+use crate::args::train::{MICRO_BATCH_TOKENS, check_at_once};
+use crate::args::{MOST_RANK, MOST_ROWS, MOST_STEPS, MOST_TOKENS, require, within};
 use crate::session::base::{device, reserve, use_threads, warn_of};
+use crate::session::fit::{Sharing, Texts};
 use crate::session::limits::longest_row;
-use crate::session::micro_batches::EqualRows;
+use crate::session::micro_batches::{EqualRows, several_or_one, tokens_for_step};
 use crate::terminal::error::CliError;
 use crate::terminal::output;
 
@@ -67,9 +70,10 @@ pub struct BenchArgs {
     /// Which modules are left out, and which have a rank of their own.
     #[command(flatten)]
     pub projections: ProjectionArgs,
-    /// Tokens computed at once; the main setting for memory, as in train
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
-    pub micro_batch_tokens: usize,
+    /// Tokens computed at once; the main setting for memory, as in train; auto takes what the rows of a step have, as far as it fits
+    #[arg(long, value_name = "TOKENS", default_value_t = Auto::Value(MICRO_BATCH_TOKENS), help_heading = "Work")]
+    #[arg(add = Words(|| vec!["auto"]))]
+    pub micro_batch_tokens: MicroBatchTokens,
     /// Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]
     #[arg(long, value_name = "N", help_heading = "Work", add = Words(|| vec!["auto"]))]
     pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
@@ -95,46 +99,63 @@ impl BenchArgs {
         for (name, value, most) in [
             ("batch", self.batch, MOST_ROWS),
             ("seq", self.seq, MOST_TOKENS),
-            ("steps", self.steps, usize::MAX),
+            ("steps", self.steps, MOST_STEPS),
             ("rank", self.rank, MOST_RANK),
-            ("micro-batch-tokens", self.micro_batch_tokens, MOST_TOKENS),
+            ("micro-batch-tokens", self.micro_batch_tokens.or(MICRO_BATCH_TOKENS), MOST_TOKENS),
         ] {
             within(name, value, most)?;
         }
         require(self.seq >= 2, "seq", self.seq, "must be 2 or more")?;
-        if let Some(MicroBatchesAtOnce::Value(number)) = self.micro_batches_at_once {
-            check_at_once(number)?;
-        }
+        check_at_once(self.at_once())?;
         self.base.resolve()?;
         self.common.validate()
     }
 
-    /// As many micro-batches at the same time as `request` has, or one where their number is automatic and several take more memory than
-    /// there is; what is computed again, and the plan.
-    fn choose(
-        &self,
-        mut request: PlanRequest<'_>,
-        device: Device,
-    ) -> anyhow::Result<(usize, Recompute, MemoryPlan)> {
-        let asked = request.at_once;
-        let mut choose = |at_once: usize| {
-            let each = tokens_of_each(self.micro_batch_tokens, at_once);
+    /// Micro-batches at the same time that are asked for; one where their number is automatic.
+    fn at_once(&self) -> usize {
+        self.micro_batches_at_once.unwrap_or(Auto::Auto).or(AtOnce(1)).0
+    }
+
+    /// Tokens computed at once and micro-batches at the same time, as `train` finds them where they are automatic; what is computed
+    /// again, and the plan. Of `request` only the size of its micro-batches changes.
+    fn choose(&self, request: &PlanRequest<'_>, device: Device) -> anyhow::Result<Chosen> {
+        let sized = |tokens: usize, at_once: usize| {
+            let each = tokens_of_each(tokens, at_once);
             let MicroBatchSize { tokens, targets } =
                 MicroBatchSize::of_whole_rows(self.batch, self.seq, each);
-            (request.tokens, request.targets, request.at_once) = (tokens, targets, at_once);
-            self.memory.choose(&request, device)
+            PlanRequest { tokens, targets, at_once, ..request.clone() }
         };
-        let (mut at_once, mut found) = (asked, choose(asked)?);
-        let is_automatic = !matches!(self.micro_batches_at_once, Some(MicroBatchesAtOnce::Value(_)));
-        if is_automatic && at_once > 1 && !matches!(found, Ok((Recompute::None, _))) {
-            let one = choose(1)?;
-            if !matches!((&found, &one), (Ok((several, _)), Ok((one, _))) if several == one) {
-                (at_once, found) = (1, one);
+        let policy = |tokens, at_once| self.memory.policy_of(&sized(tokens, at_once), device);
+        let tokens = match self.micro_batch_tokens {
+            Auto::Value(tokens) => tokens,
+            Auto::Auto => {
+                let keeps_all = |tokens| Ok(policy(tokens, self.at_once())? == Some(Recompute::None));
+                tokens_for_step(self.batch * self.seq, keeps_all)?.0
             }
+        };
+        let (batch, threads) = (self.batch, request.threads);
+        let rows = EqualRows { rows: batch, len: self.seq, tokens, is_judged: false, threads };
+        let trained = request.trainable.tensor_lens(request.config)?.iter().sum::<usize>() as u64;
+        let shape = (request.config, request.placement);
+        let mut at_once = rows.at_once(self.micro_batches_at_once, shape, trained)?;
+        if !matches!(self.micro_batches_at_once, Some(Auto::Value(_))) {
+            at_once = several_or_one(at_once, |number| Ok(policy(tokens, number)?))?;
         }
-        let (recompute, plan) = found?;
-        Ok((at_once, recompute, plan))
+        let texts = || Texts { shortest: 0, longest: self.seq, of_row: 1 };
+        let chosen = self.memory.choose(&sized(tokens, at_once), device, Sharing::ALONE, texts)?;
+        let (recompute, plan) = chosen?;
+        Ok(Chosen { tokens, at_once, recompute, plan })
     }
+}
+
+/// What was asked for, or found to be best.
+struct Chosen {
+    /// Tokens computed at once.
+    tokens: usize,
+    /// Micro-batches at the same time.
+    at_once: usize,
+    recompute: Recompute,
+    plan: MemoryPlan,
 }
 
 /// Times training steps.
@@ -159,15 +180,6 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         None if quantization.is_some() || placement == Placement::Cuda(Float::Bf16) => Format::BF16,
         None => Format::F32,
     };
-    let rows = EqualRows {
-        rows: args.batch,
-        len: args.seq,
-        tokens: args.micro_batch_tokens,
-        is_judged: false,
-        threads: rayon::current_num_threads(),
-    };
-    let at_once =
-        rows.at_once(args.micro_batches_at_once, (&config, placement), lora.parameters(&config)?)?;
     let request = PlanRequest {
         config: &config,
         weights: config.weight_bytes(
@@ -181,14 +193,14 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         activation_dtype: args.memory.activation_dtype_on(placement),
         tokens: args.seq,
         targets: args.seq,
-        at_once,
+        at_once: 1,
         threads: rayon::current_num_threads(),
         has_tokenizer: false,
         placement,
         reference: None,
     };
     args.memory.check_blocks(config.num_hidden_layers)?;
-    let (at_once, recompute, plan) = args.choose(request.clone(), device)?;
+    let Chosen { tokens, at_once, recompute, plan } = args.choose(&request, device)?;
     reserve(device, &plan)?;
     let options = BenchOptions {
         device,
@@ -199,7 +211,7 @@ pub fn run(args: BenchArgs) -> anyhow::Result<()> {
         compute_dtype: compute.into(),
         activations: ActivationPolicy { recompute, dtype: request.activation_dtype },
         planned_bytes: plan.total(),
-        micro_batch_tokens: args.micro_batch_tokens,
+        micro_batch_tokens: tokens,
         micro_batches_at_once: at_once,
         lora: lora.clone(),
     };

@@ -23,12 +23,13 @@ use crate::args::flags::Words;
 use crate::args::idle;
 use crate::args::memory::MemoryArgs;
 use crate::args::options::{
-    DeviceChoice, Init, MicroBatchesAtOnce, Optimizer, SaveModules, TargetModules, value_name,
+    AtOnce, Auto, DeviceChoice, Init, MicroBatchTokens, MicroBatchesAtOnce, Optimizer, SaveModules,
+    TargetModules, value_name,
 };
 use crate::args::outputs::{self, Inputs, Kind, Output};
 use crate::args::preference::{PreferenceArgs, ReferenceChoice, SFT, objectives};
 use crate::args::projections::ProjectionArgs;
-use crate::args::train::check_at_once;
+use crate::args::train::{MICRO_BATCH_TOKENS, check_at_once};
 use crate::args::{MOST_RANK, MOST_ROWS, MOST_TOKENS, require, within};
 use crate::pages::figure::FileKind;
 use crate::terminal::error::CliError;
@@ -66,9 +67,10 @@ pub struct PlanArgs {
     /// Tokens of a row
     #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
     pub max_seq_len: usize,
-    /// Tokens computed at once, as in train
-    #[arg(long, value_name = "TOKENS", default_value_t = 512, help_heading = "Work")]
-    pub micro_batch_tokens: usize,
+    /// Tokens computed at once, as in train; auto takes what --batch-size rows of --max-seq-len tokens have, as far as it fits
+    #[arg(long, value_name = "TOKENS", default_value_t = Auto::Value(MICRO_BATCH_TOKENS), help_heading = "Work")]
+    #[arg(add = Words(|| vec!["auto"]))]
+    pub micro_batch_tokens: MicroBatchTokens,
     /// Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]
     #[arg(long, value_name = "N", help_heading = "Work", add = Words(|| vec!["auto"]))]
     pub micro_batches_at_once: Option<MicroBatchesAtOnce>,
@@ -190,16 +192,14 @@ fn check(args: &PlanArgs, given: &Given) -> Result<(), CliError> {
     for (name, value, most) in [
         ("batch-size", args.batch_size, MOST_ROWS),
         ("max-seq-len", args.max_seq_len, MOST_TOKENS),
-        ("micro-batch-tokens", args.micro_batch_tokens, MOST_TOKENS),
+        ("micro-batch-tokens", args.micro_batch_tokens.or(MICRO_BATCH_TOKENS), MOST_TOKENS),
         ("rank", args.rank, MOST_RANK),
         ("threads", args.threads.unwrap_or(1), MOST_THREADS),
         ("new-tokens", args.new_tokens.unwrap_or(1), MOST_ADDED_ROWS),
     ] {
         within(name, value, most)?;
     }
-    if let Some(MicroBatchesAtOnce::Value(number)) = args.micro_batches_at_once {
-        check_at_once(number)?;
-    }
+    check_at_once(args.micro_batches_at_once.unwrap_or(Auto::Auto).or(AtOnce(1)).0)?;
     args.compute.check(args.device)?;
     args.check_objective(given)?;
     if let Init::Model | Init::Random = args.init {

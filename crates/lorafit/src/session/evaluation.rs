@@ -4,7 +4,7 @@ use lorafit_data::{Dataset, GenerationRow, Tokenizer, generation_rows};
 use lorafit_kernels::Device;
 use lorafit_model::Config;
 use lorafit_model::adapter::{Adapter, LoraConfig};
-use lorafit_remedy::amounts::{counted, memory};
+use lorafit_remedy::amounts::{counted, more_and_less};
 use lorafit_remedy::{Setting, remedy};
 use lorafit_train::{
     Answering, Evaluation, EvaluationRequest, MemoryPlan, MicroBatchSize, ReferenceRequest, SIDE_BY_SIDE,
@@ -235,18 +235,19 @@ pub fn fit(
         return Ok(fits);
     }
     let least = request.plan(1)?;
-    let text = format!(
-        "{what} needs {} but may take {}\n  {}",
-        memory(least.total()),
-        memory(limit),
-        memory_table::in_one_line(&least)
-    );
+    let [needs, may_take] = more_and_less(least.total(), limit);
+    let parts = memory_table::in_one_line(&least);
+    let text = format!("{what} needs {needs} but may take {may_take}\n  {parts}");
+    let enough = asked.map(|_| least.total());
     let one = EvaluationRequest { tokens: 1, prompts: &[], ..request.clone() }.plan(1)?;
     let hint = match one.total() <= limit {
-        true => remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens],
+        true => {
+            let less = remedy!["lower ", Setting::MicroBatchTokens; "lower ", Setting::MaxNewTokens];
+            enough.map_or(less.clone(), |bytes| less.or(memory_table::allow_at_least(bytes)))
+        }
         false => {
             let is_float = request.weights >= request.config.weight_bytes(2, None);
-            memory_table::remedy_of(&one, is_float, asked.is_some())
+            memory_table::remedy_of(1, &one, is_float, enough)
         }
     };
     Err(CliError::new(text).hint(hint).into())

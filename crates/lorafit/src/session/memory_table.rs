@@ -59,9 +59,9 @@ pub fn in_one_line(plan: &MemoryPlan) -> String {
     parts.map(|(name, bytes)| format!("{name} {}", memory(bytes))).collect::<Vec<_>>().join(", ")
 }
 
-/// What can be done where not even `least` fits, the plan of one token at once: by the part that takes most. Weights that are
-/// floats can be quantised; a limit that was asked for can be raised.
-pub fn remedy_of(least: &MemoryPlan, is_float: bool, is_asked: bool) -> Remedy {
+/// What can be done where not even `least` fits, the plan of so many tokens at once: by the part that takes most. Weights that are
+/// floats can be quantised. What is asked for takes `enough` bytes, if it may be allowed more.
+pub fn remedy_of(tokens: usize, least: &MemoryPlan, is_float: bool, enough: Option<u64>) -> Remedy {
     let (name, most) = parts(least).into_iter().max_by_key(|(_, bytes)| *bytes).expect("a plan has parts");
     let smaller = remedy!["take a smaller ", Setting::Model];
     let less = match name {
@@ -75,14 +75,22 @@ pub fn remedy_of(least: &MemoryPlan, is_float: bool, is_asked: bool) -> Remedy {
         "KV cache" => remedy!["lower ", Setting::MaxNewTokens],
         _ => smaller,
     };
-    // Rounded up, as what is less would be refused again.
-    let needed_mib = least.total().div_ceil(1 << 20);
-    let ways = match is_asked {
-        true => less.or(remedy!["allow at least ", Setting::Memory.is(format!("{needed_mib}MiB"))]),
-        false => less,
+    let ways = match enough {
+        Some(bytes) => less.or(allow_at_least(bytes)),
+        None => less,
     };
-    let needs = memory(needed_mib << 20);
-    ways.because(format!("even one token at once needs {needs}, {} of it for the {name}", memory(most)))
+    let needs = memory(least.total());
+    let of_tokens = match tokens {
+        1 => "one token at once needs".to_owned(),
+        several => format!("{} tokens at once need", grouped(several as u64)),
+    };
+    ways.because(format!("even {of_tokens} {needs}, {} of it for the {name}", memory(most)))
+}
+
+/// That so many bytes may be allowed.
+pub fn allow_at_least(bytes: u64) -> Remedy {
+    // Rounded up, as what is less would be refused again.
+    remedy!["allow at least ", Setting::Memory.is(format!("{}MiB", bytes.div_ceil(1 << 20)))]
 }
 
 #[cfg(test)]
@@ -112,11 +120,11 @@ total               3,078         19,456";
 
     #[test]
     fn what_does_not_fit_is_named_by_what_takes_most() {
-        let advice = |plan: MemoryPlan| remedy_of(&plan, true, true).to_string();
+        let advice = |plan: MemoryPlan| remedy_of(16, &plan, true, Some(plan.total())).to_string();
         let program = MemoryPlan { weights: 9 << 20, process: 25 << 20, ..MemoryPlan::default() };
         let found = advice(program);
         assert!(
-            found.starts_with("even one token at once needs 34 MiB, 25 MiB of it for the program"),
+            found.starts_with("even 16 tokens at once need 34 MiB, 25 MiB of it for the program"),
             "{found}"
         );
         assert!(found.ends_with("or allow at least memory 34MiB") && !found.contains("quant"), "{found}");
@@ -124,7 +132,8 @@ total               3,078         19,456";
         let found = advice(weights);
         assert!(found.contains("for the weights") && found.contains("quant nf4 double_quant"), "{found}");
         assert!(found.contains("memory 116MiB"), "rounded up: {found}");
-        let found = remedy_of(&weights, false, false).to_string();
+        let found = remedy_of(1, &weights, false, None).to_string();
         assert!(!found.contains("quant") && !found.contains("allow"), "{found}");
+        assert!(found.starts_with("even one token at once needs 115 MiB"), "{found}");
     }
 }

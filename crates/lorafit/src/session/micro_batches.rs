@@ -11,7 +11,7 @@ use lorafit_model::{Config, Recompute};
 use lorafit_remedy::amounts::{counted, grouped};
 use lorafit_train::{at_once_of_equal_rows, micro_batches_at_once};
 
-use crate::args::options::{MicroBatchTokens, MicroBatchesAtOnce};
+use crate::args::options::{AtOnce, MicroBatchTokens, MicroBatchesAtOnce};
 use crate::args::train::{MICRO_BATCH_TOKENS, TrainArgs};
 use crate::session::run::Shared;
 use crate::session::trained::Trained;
@@ -27,6 +27,42 @@ fn candidates(tokens_of_step: usize) -> impl Iterator<Item = usize> {
         .take_while(|tokens| *tokens >= MICRO_BATCH_TOKENS)
 }
 
+/// Tokens computed at once in steps of so many tokens, and whether memory is the reason that they are no more. `keeps_all` tells of a number
+/// of tokens whether a run with so many fits without computing anything twice.
+///
+/// # Errors
+/// Those of `keeps_all`.
+pub fn tokens_for_step(
+    step_tokens: usize,
+    mut keeps_all: impl FnMut(usize) -> anyhow::Result<bool>,
+) -> anyhow::Result<(usize, bool)> {
+    let candidates: Vec<usize> = candidates(step_tokens).collect();
+    for &tokens in &candidates {
+        if keeps_all(tokens)? {
+            return Ok((tokens, tokens < candidates[0]));
+        }
+    }
+    // The default is taken whatever it needs; what does not fit at all is said where the run is planned.
+    Ok((MICRO_BATCH_TOKENS, candidates.len() > 1))
+}
+
+/// So many micro-batches at the same time, or one, where several do not fit or need more to be computed twice. `policy` tells what a run
+/// with a number of them computes twice, and nothing if it does not fit. `train` and `bench` decide by this.
+///
+/// # Errors
+/// Those of `policy`.
+pub fn several_or_one(
+    several: usize,
+    mut policy: impl FnMut(usize) -> anyhow::Result<Option<Recompute>>,
+) -> anyhow::Result<usize> {
+    if several == 1 {
+        return Ok(1);
+    }
+    let found = policy(several)?;
+    let takes_no_more = found == Some(Recompute::None) || found.is_some() && found == policy(1)?;
+    Ok(if takes_no_more { several } else { 1 })
+}
+
 impl TrainArgs {
     /// Finds how many tokens are computed at once where that is automatic; the line that says it.
     ///
@@ -40,32 +76,30 @@ impl TrainArgs {
         if self.micro_batch_tokens != MicroBatchTokens::Auto {
             return Ok(None);
         }
-        let Shared { base, data, .. } = shared;
-        let rows_of_step = self.batch_size * self.gradient_accumulation;
+        let Shared { data, .. } = shared;
+        let rows_of_step = self.batch_size.saturating_mul(self.gradient_accumulation);
         let groups = self.loop_options().groups(&data.rows.samples).len().max(1);
-        let tokens_of_step = data.rows.report.tokens * rows_of_step.min(groups) / groups;
-        let mut left = candidates(tokens_of_step).peekable();
-        let wanted = left.peek().copied();
-        let mut found = MICRO_BATCH_TOKENS;
-        for tokens in left {
-            self.micro_batch_tokens = MicroBatchTokens::Value(tokens);
-            let request = self.plan_request(shared, trained.weight_bytes(base), trained.trainable());
-            // The default is taken whatever it needs; what does not fit at all is said where the run is planned.
-            found = tokens;
-            if matches!(self.memory.choose(&request, base.model.device())?, Ok((Recompute::None, _))) {
-                break;
-            }
-        }
+        let tokens = data.rows.report.tokens * rows_of_step.min(groups) / groups;
+        let (found, is_limited) = tokens_for_step(tokens, |tokens| {
+            let with = TrainArgs { micro_batch_tokens: MicroBatchTokens::Value(tokens), ..self.clone() };
+            Ok(with.policy(shared, trained)? == Some(Recompute::None))
+        })?;
+        self.micro_batch_tokens = MicroBatchTokens::Value(found);
         let rows = counted(rows_of_step, "row", "rows");
-        let tokens = grouped(tokens_of_step as u64);
-        let limited = if Some(found) < wanted { "; all at once take more memory than there is" } else { "" };
+        let tokens = grouped(tokens as u64);
+        let limited = if is_limited { "; all at once take more memory than there is" } else { "" };
         Ok(Some(format!(
             "--micro-batch-tokens auto: {found}, since the {rows} of a step have about {tokens} tokens{limited}"
         )))
     }
-}
 
-impl TrainArgs {
+    /// What a run with these flags computes twice so that it fits; nothing if it does not fit.
+    fn policy(&self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<Option<Recompute>> {
+        let base = shared.base;
+        let request = self.plan_request(shared, trained.weight_bytes(base), trained.trainable());
+        Ok(self.memory.policy_of(&request, base.model.device())?)
+    }
+
     /// Refuses several micro-batches at the same time where there can only be one.
     ///
     /// # Errors
@@ -81,37 +115,31 @@ impl TrainArgs {
     /// A number that has no meaning here, or a selection of modules that the base does not have.
     pub fn find_at_once(&mut self, shared: Shared<'_>, trained: &Trained) -> anyhow::Result<Option<String>> {
         let Shared { base, data, group, .. } = shared;
-        let device = base.model.device();
+        let placement = base.model.device().placement();
         if let Some(MicroBatchesAtOnce::Value(_)) = self.micro_batches_at_once {
-            self.check_at_once(device.placement())?;
+            self.check_at_once(placement)?;
             return Ok(None);
         }
+        let of = |number| Some(MicroBatchesAtOnce::Value(AtOnce(number)));
         // The number is kept in any case: the same settings give the same bits elsewhere, too.
-        self.micro_batches_at_once = Some(MicroBatchesAtOnce::Value(1));
+        self.micro_batches_at_once = of(1);
         if group.size() > 1 || rayon::current_num_threads() == 1 {
             return Ok(None);
         }
-        let (config, placement) = (base.model.config(), device.placement());
+        let config = base.model.config();
         let trained_parameters = trained.trainable().tensor_lens(config)?.iter().sum::<usize>() as u64;
         let options = self.loop_options();
-        let found = micro_batches_at_once(&options, config, placement, &data.rows, trained_parameters);
-        if found == 1 {
-            return Ok(None);
-        }
-        let recomputed = |args: &TrainArgs| -> anyhow::Result<Option<Recompute>> {
-            let request = args.plan_request(shared, trained.weight_bytes(base), trained.trainable());
-            Ok(args.memory.choose(&request, device)?.ok().map(|(recompute, _)| recompute))
-        };
-        let several =
-            TrainArgs { micro_batches_at_once: Some(MicroBatchesAtOnce::Value(found)), ..self.clone() };
-        let policy = recomputed(&several)?;
-        if policy == Some(Recompute::None) || policy.is_some() && policy == recomputed(self)? {
-            *self = several;
-            return Ok(None);
-        }
-        Ok(Some(format!(
-            "--micro-batches-at-once auto: 1; {found} at the same time take more memory than there is"
-        )))
+        let wanted = micro_batches_at_once(&options, config, placement, &data.rows, trained_parameters);
+        let found = several_or_one(wanted, |number| {
+            let with = TrainArgs { micro_batches_at_once: of(number), ..self.clone() };
+            with.policy(shared, trained)
+        })?;
+        self.micro_batches_at_once = of(found);
+        Ok((found < wanted).then(|| {
+            format!(
+                "--micro-batches-at-once auto: 1; {wanted} at the same time take more memory than there is"
+            )
+        }))
     }
 }
 
@@ -142,7 +170,7 @@ impl EqualRows {
         trained: u64,
     ) -> Result<usize, CliError> {
         match asked {
-            Some(MicroBatchesAtOnce::Value(number)) => {
+            Some(MicroBatchesAtOnce::Value(AtOnce(number))) => {
                 check_possible(number, placement, self.is_judged)?;
                 Ok(number)
             }
@@ -177,5 +205,29 @@ mod tests {
         assert_eq!(of(512), [512]);
         assert_eq!(of(700), [1024, 512]);
         assert_eq!(of(100_000), [4096, 2048, 1024, 512]);
+    }
+
+    #[test]
+    fn tokens_at_once_are_the_most_that_need_nothing_twice() {
+        let of = |most: usize| tokens_for_step(2000, |tokens| Ok(tokens <= most)).expect("no error");
+        assert_eq!(of(5000), (2048, false));
+        assert_eq!(of(1100), (1024, true));
+        // Whatever it needs.
+        assert_eq!(of(0), (512, true));
+        assert_eq!(tokens_for_step(30, |_| Ok(false)).expect("no error"), (512, false));
+    }
+
+    #[test]
+    fn one_is_computed_at_a_time_where_several_need_more_memory() {
+        let of = |several: Option<Recompute>, one: Option<Recompute>| {
+            several_or_one(2, |number| Ok(if number == 1 { one } else { several })).expect("no error")
+        };
+        assert_eq!(of(Some(Recompute::None), Some(Recompute::None)), 2);
+        assert_eq!(of(Some(Recompute::Full), Some(Recompute::Full)), 2);
+        assert_eq!(of(Some(Recompute::Blocks(3)), Some(Recompute::Blocks(2))), 1);
+        assert_eq!(of(None, Some(Recompute::Full)), 1);
+        // What does not fit either way is told of one.
+        assert_eq!(of(None, None), 1);
+        assert_eq!(several_or_one(1, |_| unreachable!("one is one")).expect("no error"), 1);
     }
 }

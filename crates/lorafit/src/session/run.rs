@@ -21,6 +21,7 @@ use crate::args::train::{DECAY_RATIO, TrainArgs};
 use crate::session::advice::hold_out_hint;
 use crate::session::base::{Base, open_base, open_shape, placement, reserve};
 use crate::session::base_name;
+use crate::session::fit::{Sharing, Texts};
 use crate::session::limits::Limits;
 use crate::session::model_card::Card;
 use crate::session::preference::check_margins;
@@ -137,24 +138,26 @@ impl<'a> Ready<'a> {
     /// Which activations are recomputed so that the run fits, and its memory plan. `processes` share the machine.
     pub fn choose(&self, processes: usize) -> anyhow::Result<(Recompute, MemoryPlan)> {
         let (request, device) = (self.request(), self.base.model.device());
-        // Where several processes add up their gradients.
-        let (memory, beside) = match self.group.size() {
-            1 => (self.args.memory.clone(), 0),
-            _ => {
-                let beside = Reduction::buffer_bytes(self.trained.parameters(self.base));
-                (self.args.memory.of_one(processes, beside), beside)
-            }
+        let sharing = match self.group.size() {
+            1 => Sharing::ALONE,
+            // Where several processes add up their gradients.
+            _ => Sharing { processes, beside: Reduction::buffer_bytes(self.trained.parameters(self.base)) },
         };
-        let chosen = memory.choose(&request, device)?;
+        let texts = || {
+            let (samples, report) = (&self.data.rows.samples, &self.data.rows.report);
+            let shortest = samples.iter().map(|sample| sample.len()).min().unwrap_or(0);
+            Texts { shortest, longest: report.longest, of_row: self.args.preference.texts_of_row() }
+        };
+        let chosen = self.args.memory.choose(&request, device, sharing, texts)?;
         match (chosen, self.args.method) {
             (Ok((recompute, mut plan)), _) => {
-                plan.gradients += beside;
+                plan.gradients += sharing.beside;
                 reserve(device, &plan)?;
                 Ok((recompute, plan))
             }
             (Err(refused), Method::Lora) => Err(refused.into()),
             (Err(refused), Method::Full) => {
-                let limit = memory.limit(device).unwrap_or(u64::MAX);
+                let limit = self.args.memory.limit_of(device, sharing);
                 Err(refused.hint(alternatives(&request, self.base, self.args.init, limit)?).into())
             }
         }

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::args::config_file::{ConfigFile, Given, merge_keys, object};
 use crate::args::criteria::{CriteriaArgs, WrongCriterion, readers};
 use crate::args::flags;
-use crate::args::options::{MicroBatchesAtOnce, Preset, nearest};
+use crate::args::options::{AtOnce, MicroBatchesAtOnce, Preset, nearest};
 use crate::args::rows::Validation;
 use crate::args::train::TrainArgs;
 use crate::metrics::{Direction, EVAL_LOSS, Metric, Metrics};
@@ -289,7 +289,7 @@ impl Spec {
         // What a preset chose would depend on the trial, and on what the others fix.
         args.preset.get_or_insert(Preset::Off);
         // `train` with the options of a trial has its bits.
-        args.micro_batches_at_once.get_or_insert(MicroBatchesAtOnce::Value(1));
+        args.micro_batches_at_once.get_or_insert(MicroBatchesAtOnce::Value(AtOnce(1)));
         if let (Strategy::Asha, None, Some(least)) =
             (self.settings.strategy, args.eval_every, self.settings.min_steps)
         {

@@ -9,7 +9,7 @@ use lorafit_data::{GenerationRow, Samples, SamplesBuilder};
 use lorafit_kernels::Device;
 use lorafit_model::adapter::{Adapter, LoraConfig};
 use lorafit_model::{Recompute, Trainable, WeightSelection};
-use lorafit_remedy::amounts::{counted, memory};
+use lorafit_remedy::amounts::{counted, memory, more_and_less};
 use lorafit_train::{
     ALONE, EvaluationRequest, MemoryPlan, PlanRequest, ReferenceRequest, evaluate, evaluate_until,
     option_tokens,
@@ -239,12 +239,11 @@ impl Inputs {
         if asked.total() <= limit {
             return Ok(asked);
         }
+        let [needed, may_take] = more_and_less(asked.total(), limit);
         let text = format!(
-            "{} at once {} {} but may take {}\n  base and program {}, largest trial {}",
+            "{} at once {} {needed} but may take {may_take}\n  base and program {}, largest trial {}",
             counted(at_once, "trial", "trials"),
             if at_once == 1 { "needs" } else { "need" },
-            memory(asked.total()),
-            memory(limit),
             memory(asked.shared),
             memory(asked.largest()),
         );

@@ -274,11 +274,25 @@ fn a_wrong_type_names_key_expected_and_found() {
         ),
         ("layers: 9-3", "`layers`: `9-3` is not a range of layers; write 0-15"),
         ("max-steps: 0", "--max-steps 0: must be 1 or more"),
+        ("max-steps: 2000000000", "--max-steps 2000000000: must be 1000000000 or less"),
+        ("lr: .inf", "line 1 column 5: the number must be finite, not `.inf`"),
+        ("lr:", "line 1: `lr` has no value"),
+        ("micro-batches-at-once: two", "expected a whole number such as 2, or auto"),
+        ("micro-batch-tokens: '1,024'", "a whole number has no commas: write 1024"),
         ("dropout: 1.5", "--dropout 1.5: must be 0 or more and below 1"),
     ] {
         let outcome = configure("run.yaml", content, &[]);
         assert_eq!(outcome.code, 2, "{content}");
         assert!(outcome.stderr.contains(expected), "{content}: {}", outcome.stderr);
+    }
+}
+
+#[test]
+fn numbers_of_a_file_are_finite() {
+    for number in ["inf", "-inf", "nan # none"] {
+        let told = configure("run.toml", &format!("rank = 4\nalpha = {number}\n"), &[]);
+        assert_eq!(told.code, 2, "{number}");
+        assert!(told.stderr.contains("line 2: `alpha` must be finite"), "{number}: {}", told.stderr);
     }
 }
 
@@ -326,12 +340,27 @@ fn a_missing_required_flag_is_named() {
 
 #[test]
 fn values_out_of_range_are_usage_errors() {
-    let out_of_range: [(&str, &[&str]); 8] = [
+    let out_of_range: [(&str, &[&str]); 14] = [
         ("--rank 0: must be 1 or more", &["train", "--rank", "0"]),
         ("--rank 1000000000: must be 65536 or less", &["train", "--rank", "1000000000"]),
         (
             "--batch 18446744073709551615: must be 1048576 or less",
             &["bench", "--shape", "s", "--batch", "18446744073709551615"],
+        ),
+        (
+            "--max-steps 18446744073709551615: must be 1000000000 or less",
+            &["train", "--max-steps", "18446744073709551615"],
+        ),
+        (
+            "--batch-size 18446744073709551615: must be 1048576 or less",
+            &["train", "--batch-size", "18446744073709551615"],
+        ),
+        ("--gradient-accumulation 0: must be 1 or more", &["train", "--gradient-accumulation", "0"]),
+        ("--epochs 1000001: must be 1000000 or less", &["train", "--epochs", "1000001"]),
+        ("--epochs 0: must be above 0", &["train", "--epochs", "0"]),
+        (
+            "--steps 18446744073709551615: must be 1000000000 or less",
+            &["bench", "--shape", "s", "--steps", "18446744073709551615"],
         ),
         ("--lr 0: must be above 0", &["train", "--lr", "0"]),
         (
@@ -358,6 +387,85 @@ fn a_mistyped_flag_is_a_usage_error_with_the_nearest() {
     let outcome = lorafit(&["train", "--rnk", "8"]);
     assert_eq!(outcome.code, 2);
     assert!(outcome.stderr.contains("--rank"), "{}", outcome.stderr);
+}
+
+/// The tip names what begins with what was typed, other verbs that have the flag, or what it follows from.
+#[test]
+fn an_unknown_flag_has_a_tip_that_is_true() {
+    let generate = ["generate", "--model", "m", "--prompt", "p"];
+    let train = ["train", "--model", "m", "--data", "d", "--out", "o"];
+    for (arguments, flag, tip) in [
+        (&train[..], "--micro-batches", "did you mean --micro-batches-at-once?"),
+        (&train, "--micro_batches", "did you mean --micro-batches-at-once?"),
+        (&train, "--micro-batch", "did you mean --micro-batch-tokens or --micro-batches-at-once?"),
+        (&train, "--target", "did you mean --target-modules?"),
+        (&train, "--rnk", "a similar argument exists: '--rank'"),
+        (&train, "--learning-rate", "the flag is called --lr"),
+        (&["sweep", "s.toml"], "--micro-batches", "set it in the sweep file: micro-batches-at-once = VALUE"),
+        (&generate, "--compute-dtype", "the type follows from --device and --quant here: bf16 on a GPU"),
+        (&["chat", "--model", "m"], "--compute-dtype", "the type follows from --device and --quant here"),
+        (&generate, "--gradient-accumulation", "it is a flag of lorafit train"),
+    ] {
+        let outcome = lorafit(&[arguments, &[flag, "2"]].concat());
+        assert_eq!(outcome.code, 2, "{flag}");
+        assert!(outcome.stderr.contains(&format!("tip: {tip}")), "{flag}: {}", outcome.stderr);
+        assert_eq!(outcome.stderr.matches("tip: ").count(), 1, "{flag}: {}", outcome.stderr);
+    }
+}
+
+/// Whoever says in words that a flag is to be off is told how, and that is taken.
+#[test]
+fn what_turns_a_flag_off_is_told() {
+    let train = ["train", "--print-config", "--model", "m", "--data", "d", "--out", "o"];
+    for (flag, off) in [
+        ("--center-rewards", "--center-rewards 0"),
+        ("--checkpoint-every", "--checkpoint-every 0"),
+        ("--dropout", "--dropout 0"),
+        ("--label-smoothing", "--label-smoothing 0"),
+        ("--lora-plus-ratio", "--lora-plus-ratio 1"),
+        ("--max-grad-norm", "--max-grad-norm 0"),
+        ("--restarts", "--restarts 0"),
+        ("--warmup-ratio", "--warmup-ratio 0"),
+        ("--weight-decay", "--weight-decay 0"),
+        ("--average", "leave --average out"),
+        ("--eval-every", "leave --eval-every out"),
+        ("--limit", "leave --limit out"),
+        ("--memory", "leave --memory out"),
+        ("--neftune-alpha", "leave --neftune-alpha out"),
+        ("--patience", "leave --patience out"),
+        ("--quant", "leave --quant out"),
+    ] {
+        let objective: &[&str] = if flag == "--center-rewards" { &["--objective", "reward"] } else { &[] };
+        for word in ["none", "off", "False"] {
+            let told = lorafit(&[&train, objective, &[flag, word]].concat());
+            assert_eq!(told.code, 2, "{flag} {word}");
+            assert!(told.stderr.contains(&format!("tip: {off}")), "{flag} {word}: {}", told.stderr);
+        }
+        let value: Vec<&str> = off.split(' ').filter(|_| off.starts_with("--")).collect();
+        let taken = lorafit(&[&train, objective, &value].concat());
+        assert_eq!(taken.code, 0, "{off}: {}", taken.stderr);
+    }
+    let rank = lorafit(&[&train[..], &["--rank", "none"]].concat());
+    assert!(!rank.stderr.contains("tip: "), "{}", rank.stderr);
+}
+
+/// What selects modules by itself is no unknown module where it stands in a list.
+#[test]
+fn a_list_with_all_modules_is_told() {
+    let train = ["train", "--print-config", "--model", "m", "--data", "d", "--out", "o"];
+    let told = lorafit(&[&train[..], &["--target-modules", "all-linear,lm_head"]].concat());
+    assert_eq!(told.code, 2);
+    assert!(
+        told.stderr
+            .contains("`all-linear` stands by itself, not in a list of target modules; list the names"),
+        "{}",
+        told.stderr
+    );
+    let list = told.stderr.lines().find_map(|line| line.rsplit_once(": ")).expect("a list").1;
+    let taken = lorafit(&[&train[..], &["--target-modules", list]].concat());
+    assert_eq!(taken.code, 0, "{list}: {}", taken.stderr);
+    let full = lorafit(&[&train[..], &["--method", "full", "--train-modules", "all,lm_head"]].concat());
+    assert!(full.stderr.contains("`all` stands by itself, not in a list"), "{}", full.stderr);
 }
 
 #[test]

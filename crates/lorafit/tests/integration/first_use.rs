@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::Output;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::common::{lorafit, place, well};
+use crate::common::{lorafit, place, well, write_rows};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fixtures/models/chat_bpe");
 
@@ -41,13 +41,74 @@ fn what_does_not_fit_is_named() {
     for arguments in [&train[..], &["eval", "--model", MODEL], &["compare", "--runs", "run"]] {
         let said = refused(at, &[arguments, &rows].concat(), &parts);
         assert!(!said.contains("0.0") && !said.contains("--quant"), "{said}");
-        // What it advises is enough for a token, so that a number of tokens is advised next, or it runs.
-        let enough = said.split("--memory ").nth(1).unwrap().split_whitespace().next().unwrap();
-        let output =
-            lorafit(at, &[arguments, &["--data", "rows.jsonl", "--memory", enough, "--quiet"]].concat());
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!said.contains("even one token"), "{arguments:?} within {enough}: {said}");
+        // What it advises is enough.
+        well(at, &[arguments, &["--data", "rows.jsonl", "--memory", &advised(&said), "--quiet"]].concat());
     }
+}
+
+/// The memory that a hint advises.
+fn advised(said: &str) -> String {
+    let hint = said.split("hint: ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    let memory = hint.split("--memory ").nth(1).unwrap_or_else(|| panic!("{said}"));
+    memory.split_whitespace().next().unwrap().to_owned()
+}
+
+/// Whatever a run is refused, the memory and the lengths that a hint advises are enough; and what is needed is told as more than there is.
+#[test]
+fn what_is_advised_to_make_a_run_fit_makes_it_fit() {
+    let dir = place(0);
+    let at = dir.path();
+    let row = |i: usize| json!({ "text": "word ".repeat(100 + 40 * i) });
+    write_rows(at, "rows.jsonl", 12, row);
+    let train = ["train", "--model", MODEL, "--preset", "off", "--max-steps", "1", "--validation", "none"];
+    let train = [&train[..], &["--data", "rows.jsonl", "--out", "run", "--overwrite", "--quiet"]].concat();
+    let (mut kinds, mut kib) = (std::collections::BTreeSet::new(), 20_000u64);
+    let mut refused_at = 0;
+    loop {
+        let memory = format!("{kib}KiB");
+        for more in [&[][..], &["--micro-batches-at-once", "2"], &["--recompute", "none"]] {
+            let limited = |memory: &str| lorafit(at, &[&train[..], more, &["--memory", memory]].concat());
+            let output = limited(&memory);
+            if output.status.success() {
+                continue;
+            }
+            refused_at = kib;
+            let said = String::from_utf8(output.stderr).unwrap();
+            let (needs, rest) = said.split_once("needs ").unwrap().1.split_once(" but may take ").unwrap();
+            assert_ne!(needs, rest.lines().next().unwrap(), "{said}");
+            assert!(limited(&advised(&said)).status.success(), "{more:?} within {memory}: {said}");
+            // The flags of the first way, if it is one that is typed.
+            let way = said.split("hint: ").nth(1).unwrap().split(", or ").next().unwrap();
+            let end = way.find(" fits").or(way.find(" needs "));
+            let Some(end) = end.filter(|_| way.starts_with("--")) else {
+                // As many tokens as the shortest row has.
+                let (_, tokens) = way.split_once("even ").unwrap_or_else(|| panic!("{said}"));
+                let tokens = tokens.split(' ').next().unwrap();
+                assert!(tokens.parse::<usize>().is_ok_and(|tokens| tokens >= 100), "{said}");
+                kinds.insert("nothing".to_owned());
+                continue;
+            };
+            let flags = way[..end].split_whitespace().filter(|word| !["with", "and"].contains(word));
+            let flags: Vec<&str> = flags.collect();
+            if let Some(len) = flags.iter().position(|flag| *flag == "--max-seq-len") {
+                // A row has a token for each word, at least.
+                assert!(flags[len + 1].parse::<usize>().unwrap() >= 100, "{said}");
+                kinds.insert("shorter".to_owned());
+            } else {
+                kinds.insert(flags[0].to_owned());
+            }
+            // A flag that is typed twice is taken in place of the first.
+            let others: Vec<&str> =
+                if flags.contains(&more.first().copied().unwrap_or("")) { vec![] } else { more.to_vec() };
+            let typed = [&train[..], &others, &flags, &["--memory", &memory]].concat();
+            well(at, &typed);
+        }
+        if refused_at < kib {
+            break;
+        }
+        kib += kib / 12;
+    }
+    assert!(kinds.len() >= 3, "{kinds:?}");
 }
 
 #[test]

@@ -484,6 +484,7 @@ fn a_recommendation_has_what_was_asked_for() {
         &["--batch-size", "16"],
         &["--threads", "1"],
         &["--micro-batch-tokens", "300"],
+        &["--micro-batch-tokens", "auto"],
         &["--micro-batches-at-once", "2"],
         &["--rank", "3"],
         &["--exclude-modules", "k_proj", "--rank-pattern", "q_proj=4"],
@@ -512,6 +513,37 @@ fn a_recommendation_has_what_was_asked_for() {
         ],
     );
     assert!(well(at, &["plan", "--model", "nf4", "--recommend"]).contains("lorafit train --model nf4"));
+}
+
+/// `plan` finds as many tokens at once as `train` does for rows of its length, within the same memory.
+#[test]
+fn automatic_tokens_at_once_are_planned_as_they_are_trained() {
+    let place = place();
+    let at = place.path();
+    let plan = |flags: &[&str]| {
+        let told = well(at, &[&["plan", "--model", "m", "--json"][..], flags].concat());
+        serde_json::from_str::<serde_json::Value>(&told).unwrap()
+    };
+    let auto = |rows: &str, more: &[&str]| {
+        let flags = ["--max-seq-len", "500", "--batch-size", rows, "--micro-batch-tokens", "auto"];
+        plan(&[&flags[..], more].concat())["tokens_at_once"].as_u64().unwrap()
+    };
+    // What fills 512, 2048 and 4096 tokens.
+    assert_eq!([auto("1", &[]), auto("4", &[]), auto("100", &[])], [500, 2000, 4096]);
+    let least = plan(&["--max-seq-len", "500"])["methods"][2]["total"].as_u64().unwrap();
+    assert_eq!(auto("100", &["--memory", &format!("{least}B")]), 512);
+    // Where everything is computed twice anyway, more bring nothing.
+    assert_eq!(auto("100", &["--recompute", "full"]), 512);
+    refused_flag(at, &["plan", "--model", "m", "--micro-batch-tokens", "0"], "must be 1 or more");
+    let bench = ["bench", "--shape", "m/config.json", "--steps", "1", "--batch", "2", "--seq", "8"];
+    well(at, &[&bench[..], &["--micro-batch-tokens", "auto"]].concat());
+}
+
+/// The error of a command that is refused, with this in it.
+fn refused_flag(place: &Path, arguments: &[&str], text: &str) {
+    let output = lorafit(place, arguments);
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && told.contains(text), "{arguments:?}: {told}");
 }
 
 /// Rows beyond what the model is made for are told by every verb, and answers end there.

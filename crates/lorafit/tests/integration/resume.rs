@@ -472,6 +472,34 @@ fn whatever_changes_the_arithmetic_is_refused_by_name() {
     assert!(error(&fixed).contains("--resume-anyway cannot change rank from 4 to 8"), "{}", error(&fixed));
 }
 
+/// What a run found when it began it keeps, and `auto` says that.
+#[test]
+fn automatic_settings_are_those_that_the_run_found() {
+    let place = Place::new(26, 5);
+    let flags = TRAIN.map(|flag| if flag == "24" { "4" } else { flag });
+    assert_ended_well(&place.run(&flags), "the run");
+    for flag in [
+        "--lr",
+        "--micro-batch-tokens",
+        "--micro-batches-at-once",
+        "--frozen-cache",
+        "--recompute",
+        "--device",
+    ] {
+        let output = place.run(&["train", "--resume", "run", flag, "auto"]);
+        assert_ended_well(&output, flag);
+        let kept = fs::read_to_string(place.path("run/config.toml")).expect("reads");
+        assert!(kept.contains("lr = 0.005") && kept.contains("micro-batch-tokens = 512"), "{flag}: {kept}");
+        assert!(kept.contains("micro-batches-at-once = 1"), "{flag}: {kept}");
+    }
+    // Of an older version, which kept no number.
+    let config = place.path("run/config.toml");
+    let text = fs::read_to_string(&config).expect("reads").replace("micro-batches-at-once = 1\n", "");
+    fs::write(&config, text).expect("writes");
+    let output = place.run(&["train", "--resume", "run", "--resume-anyway"]);
+    assert_ended_well(&output, "an older run");
+}
+
 #[test]
 fn flags_that_leave_the_arithmetic_alone_may_change() {
     let place = Place::new(26, 5);

@@ -115,6 +115,25 @@ fn last_part(path: &str) -> &str {
     path.rsplit('.').next().unwrap_or(path)
 }
 
+/// Every projection of a block.
+const ALL_LINEAR: &str = "all-linear";
+/// What a pattern begins with.
+const REGEX: &str = "regex:";
+
+/// That `name`, which selects by itself, is one of several `names`.
+fn stands_alone(name: &str, names: &[&str]) -> TargetError {
+    let message = format!("`{name}` stands by itself, not in a list of target modules");
+    let hint = match name {
+        ALL_LINEAR => {
+            let mut all = known_modules();
+            all.extend(names.iter().filter(|other| OUTSIDE.contains(other)));
+            format!("list the names, of which those that the model lacks do nothing: {}", all.join(","))
+        }
+        _ => format!("write names alone, or one {REGEX}PATTERN, in which | stands between alternatives"),
+    };
+    TargetError { message, hint }
+}
+
 /// What adapters can be put on outside of blocks.
 const OUTSIDE: [&str; 3] = [HEAD, "embed_tokens", "wte"];
 
@@ -123,10 +142,10 @@ impl FromStr for Targets {
 
     /// `q_proj,v_proj`, `all-linear` or `regex:PATTERN`.
     fn from_str(text: &str) -> Result<Self, TargetError> {
-        if text == "all-linear" {
+        if text == ALL_LINEAR {
             return Ok(Targets::AllLinear);
         }
-        if let Some(pattern) = text.strip_prefix("regex:") {
+        if let Some(pattern) = text.strip_prefix(REGEX) {
             return Targets::pattern(pattern);
         }
         let names = text.split(',').map(str::trim).filter(|n| !n.is_empty());
@@ -140,6 +159,10 @@ impl Targets {
     /// # Errors
     /// A name that no projection can have, or no name at all.
     pub fn names<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self, TargetError> {
+        let names: Vec<&str> = names.collect();
+        if let Some(name) = names.iter().find(|name| **name == ALL_LINEAR || name.starts_with(REGEX)) {
+            return Err(stands_alone(name, &names));
+        }
         let mut selected: Vec<String> = Vec::new();
         for name in names {
             if selected.len() == MOST_NAMES {
@@ -318,6 +341,29 @@ mod tests {
         assert_eq!(error.to_string(), "unknown target module `qproj`");
         assert!(error.hint().is_some_and(|h| h.to_string().contains("gate_proj")));
         assert!("".parse::<Targets>().is_err() && "regex:(".parse::<Targets>().is_err());
+    }
+
+    /// What selects by itself is no unknown module, and what the hint says can be written.
+    #[test]
+    fn what_stands_by_itself_is_told_in_a_list() {
+        for (text, alone) in [
+            ("all-linear,lm_head", "all-linear"),
+            ("embed_tokens, all-linear", "all-linear"),
+            ("q_proj,regex:.*v_proj", "regex:.*v_proj"),
+        ] {
+            let error = text.parse::<Targets>().expect_err("a list");
+            let told = format!("`{alone}` stands by itself, not in a list of target modules");
+            assert_eq!(error.to_string(), told);
+            let hint = error.hint().expect("a hint").to_string();
+            assert!(!hint.contains("or all-linear"), "{hint}");
+            if alone == "all-linear" {
+                let list = hint.rsplit(' ').next().expect("a list");
+                let names: Targets = list.parse().expect("names");
+                let config = Config::named("smollm2-135m").expect("a name");
+                assert!(config.modules().into_iter().all(|module| names.contains(3, module)), "{list}");
+                assert!(text.split([',', ' ']).all(|name| name == alone || list.contains(name)), "{list}");
+            }
+        }
     }
 
     #[test]

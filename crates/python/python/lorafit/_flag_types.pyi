@@ -284,8 +284,8 @@ class PlanFlags(TypedDict, total=False):
     max_seq_len: int | None
     """Tokens of a row"""
 
-    micro_batch_tokens: int | None
-    """Tokens computed at once, as in train"""
+    micro_batch_tokens: str | float | PathLike[str] | Sequence[str | float] | None
+    """Tokens computed at once, as in train; auto takes what --batch-size rows of --max-seq-len tokens have, as far as it fits"""
 
     micro_batches_at_once: str | float | PathLike[str] | Sequence[str | float] | None
     """Micro-batches computed at the same time, which share --micro-batch-tokens, as in train [default: auto]"""

@@ -11,7 +11,8 @@ use super::subject::Subject;
 use crate::args::base::multiplies_bf16;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::DeviceChoice;
+use crate::args::options::{Auto, DeviceChoice};
+use crate::session::fit::LEAST_TOKENS;
 use crate::session::limits::beyond_context;
 use crate::terminal::shell::shell_word;
 
@@ -127,6 +128,8 @@ pub struct Choices<'a> {
     pub small: &'a PlanRequest<'a>,
     /// Bytes.
     pub limit: u64,
+    /// Tokens computed at once that are asked for, or found.
+    pub tokens: usize,
 }
 
 /// The least change to the base and the least recomputation that fit, in words and as a command.
@@ -136,7 +139,7 @@ pub fn recommend(
     subject: &Subject,
     among: &Choices<'_>,
 ) -> anyhow::Result<String> {
-    let Choices { plain, small, limit } = *among;
+    let Choices { plain, small, limit, tokens } = *among;
     let stored = (plain, "the base as it is stored", String::new());
     let flags = args.base.flags().map_or_else(|| QLORA.to_owned(), |flags| format!(" {flags}"));
     let reduced = (small, "a quantised base", flags);
@@ -147,7 +150,7 @@ pub fn recommend(
     ];
     for (request, base, flags) in choices.into_iter().flatten() {
         if let Some(fitted) = args.least_recomputed(request, limit)? {
-            return in_words(args, given, subject, &Choice { fitted, base, flags, limit });
+            return in_words(args, given, subject, &Choice { fitted, base, flags, limit, tokens });
         }
     }
     nothing_fits(args, small, limit)
@@ -161,6 +164,8 @@ struct Choice<'a> {
     /// What quantises the base, with a blank before each flag.
     flags: String,
     limit: u64,
+    /// Tokens computed at once that are asked for, or found.
+    tokens: usize,
 }
 
 fn in_words(
@@ -169,7 +174,7 @@ fn in_words(
     subject: &Subject,
     choice: &Choice<'_>,
 ) -> anyhow::Result<String> {
-    let Choice { fitted: Fitted { request, recompute, plan, kept }, base, flags, limit } = choice;
+    let Choice { fitted: Fitted { request, recompute, plan, kept }, base, flags, limit, tokens } = choice;
     let (within, limit, recompute) = (memory(*limit), *limit, *recompute);
     let positions = request.config.context();
     // Longer rows than the model is made for can be trained, if they are asked for.
@@ -181,7 +186,7 @@ fn in_words(
     let longest = (longest / args.preference().texts_of_row()).min(reach);
     let at_once = request.most_tokens(recompute, limit)?;
     let at_once = match given.has("micro-batch-tokens") {
-        true => args.micro_batch_tokens,
+        true => *tokens,
         false => (256..=2048)
             .rev()
             .step_by(256)
@@ -202,9 +207,13 @@ fn in_words(
     let command = model.map(|model| {
         format!(
             "lorafit train --model {model} --data train.jsonl --out runs/first --rank {rank} --max-seq-len {seq} \
-             --recompute {recompute} --micro-batch-tokens {at_once}{targets}{dtype}{flags}{more}",
+             --recompute {recompute} --micro-batch-tokens {asked}{targets}{dtype}{flags}{more}",
             rank = args.rank,
             seq = args.max_seq_len,
+            asked = match args.micro_batch_tokens {
+                Auto::Auto => Auto::Auto,
+                Auto::Value(_) => Auto::Value(at_once),
+            },
         )
     });
     let command = command.unwrap_or_else(|| {
@@ -237,7 +246,7 @@ fn nothing_fits(args: &PlanArgs, small: &PlanRequest<'_>, limit: u64) -> anyhow:
     let least = small.plan(recompute)?;
     let longest = small.most_tokens(recompute, limit)? / args.preference().texts_of_row();
     let way_out = match longest {
-        0 => "choose a smaller model or more memory".to_owned(),
+        ..LEAST_TOKENS => "choose a smaller model or more memory".to_owned(),
         tokens => format!("rows of up to {tokens} tokens fit with --max-seq-len {tokens}"),
     };
     Ok(format!(

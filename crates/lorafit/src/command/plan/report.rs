@@ -16,11 +16,12 @@ use super::recommend::{Choices, recommend};
 use super::subject::Subject;
 use crate::args::config_file::Given;
 use crate::args::memory::RecomputeChoice;
-use crate::args::options::{DeviceChoice, Init, MicroBatchesAtOnce};
+use crate::args::options::{AtOnce, Auto, DeviceChoice, Init};
 use crate::args::preference::PreferenceArgs;
+use crate::args::train::MICRO_BATCH_TOKENS;
 use crate::session::base::placement;
 use crate::session::limits::longest_row;
-use crate::session::micro_batches::EqualRows;
+use crate::session::micro_batches::{EqualRows, tokens_for_step};
 use crate::session::preset::tokens_held;
 use crate::session::trained::save_modules;
 use crate::terminal::error::CliError;
@@ -175,14 +176,14 @@ pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Re
     let (args, config) = (&question.args, &subject.config);
     let (plain, small) = (question.over(None)?, question.over(Some(question.quantized))?);
     let limit = question.limit();
-    let (plain_within, small_within) = (question.within(&plain, given), question.within(&small, given));
+    let (plain_within, small_within) = (question.within(&plain), question.within(&small));
     Ok(Report {
         model: args.model.clone(),
         parameters: config.parameters(),
         trainable_parameters: question.trainable_parameters()?,
         rank: args.rank,
         assumed: question.assumed(given)?,
-        tokens_at_once: question.size.tokens,
+        tokens_at_once: question.size(1).tokens,
         methods: question.methods(&plain, &small)?,
         modules: question.modules()?,
         reach: question.reach(&plain_within, &small_within, limit)?,
@@ -194,7 +195,7 @@ pub fn report(args: PlanArgs, given: &Given, mut subject: Subject) -> anyhow::Re
             args,
             given,
             &subject,
-            &Choices { plain: &plain_within, small: &small_within, limit },
+            &Choices { plain: &plain_within, small: &small_within, limit, tokens: question.tokens },
         )?,
     })
 }
@@ -218,10 +219,10 @@ struct Question<'a> {
     lora: LoraConfig,
     /// The adapter of the reference, if it is one of its own.
     reference: Option<LoraConfig>,
-    /// The largest micro-batch where one is computed at a time.
-    size: MicroBatchSize,
-    /// Micro-batches of an adapter that are computed at the same time, and the largest of them.
-    at_once: (usize, MicroBatchSize),
+    /// Tokens computed at once.
+    tokens: usize,
+    /// Micro-batches of an adapter that are computed at the same time.
+    at_once: usize,
     threads: usize,
     placement: Placement,
     /// What a base is quantised to.
@@ -254,29 +255,56 @@ impl<'a> Question<'a> {
         };
         let lora = args.init.of_adapter().trained(&args.projections.checked(lora, config)?);
         let placement = placement(args.device, args.compute);
-        let row = row_size(&preference, args.max_seq_len);
-        let size_of = |tokens| MicroBatchSize::of_equal_groups(args.batch_size, row, tokens);
-        let (is_judged, tokens) = (preference.objective().is_some(), args.micro_batch_tokens);
-        let threads = args.threads.or_else(cores).unwrap_or(1);
-        let rows = EqualRows { rows: args.batch_size, len: row.tokens, tokens, is_judged, threads };
-        let trained = lora.tensor_lens(config)?.iter().sum::<usize>() as u64;
-        let at_once = rows.at_once(args.micro_batches_at_once, (config, placement), trained)?;
-        Ok(Question {
+        let keep = match args.memory.recompute {
+            Some(RecomputeChoice::Fixed(recompute)) => recompute,
+            Some(RecomputeChoice::Auto) | None => Recompute::None,
+        };
+        let mut question = Question {
             subject,
             lora,
             reference: preference.own_reference(None).map(|dir| subject.adapter(dir)).transpose()?,
-            size: size_of(tokens),
-            at_once: (at_once, size_of(tokens_of_each(tokens, at_once))),
+            tokens: MICRO_BATCH_TOKENS,
+            at_once: 1,
             preference,
-            threads,
+            threads: args.threads.or_else(cores).unwrap_or(1),
             placement,
             quantized: asked.unwrap_or(BaseQuantization { quantization: nf4, head: false }),
-            keep: match args.memory.recompute {
-                Some(RecomputeChoice::Fixed(recompute)) => recompute,
-                Some(RecomputeChoice::Auto) | None => Recompute::None,
-            },
+            keep,
             args,
-        })
+        };
+        question.cut(asked)?;
+        Ok(question)
+    }
+
+    /// Finds how a step is cut, as `train` does over a base that is quantised as `base` says.
+    fn cut(&mut self, base: Option<BaseQuantization>) -> anyhow::Result<()> {
+        let row = row_size(&self.preference, self.args.max_seq_len).tokens;
+        let (asked, rows) = (self.args.micro_batches_at_once, self.args.batch_size);
+        self.at_once = asked.unwrap_or(Auto::Auto).or(AtOnce(1)).0;
+        self.tokens = match self.args.micro_batch_tokens {
+            Auto::Value(tokens) => tokens,
+            Auto::Auto => {
+                let (limit, keep) = (self.limit(), self.keep);
+                let keeps_all = |tokens| {
+                    self.tokens = tokens;
+                    Ok(keep == Recompute::None && self.over(base)?.plan(keep)?.total() <= limit)
+                };
+                tokens_for_step(rows.saturating_mul(row), keeps_all)?.0
+            }
+        };
+        let is_judged = self.preference.objective().is_some();
+        let (tokens, threads) = (self.tokens, self.threads);
+        let rows = EqualRows { rows, len: row, tokens, is_judged, threads };
+        let config = &self.subject.config;
+        let trained = self.lora.tensor_lens(config)?.iter().sum::<usize>() as u64;
+        self.at_once = rows.at_once(asked, (config, self.placement), trained)?;
+        Ok(())
+    }
+
+    /// The largest micro-batch where so many are computed at the same time.
+    fn size(&self, at_once: usize) -> MicroBatchSize {
+        let row = row_size(&self.preference, self.args.max_seq_len);
+        MicroBatchSize::of_equal_groups(self.args.batch_size, row, tokens_of_each(self.tokens, at_once))
     }
 
     /// Values that are trained: of what begins as a part of the base, half stays.
@@ -312,6 +340,7 @@ impl<'a> Question<'a> {
 
     /// An adapter over weights of `weights` bytes.
     fn request(&self, weights: u64) -> PlanRequest<'_> {
+        let MicroBatchSize { tokens, targets } = self.size(self.at_once);
         PlanRequest {
             config: &self.subject.config,
             weights,
@@ -320,9 +349,9 @@ impl<'a> Question<'a> {
             averaged: self.args.average.is_some(),
             start: self.args.init.of_adapter(),
             activation_dtype: self.args.memory.activation_dtype_on(self.placement),
-            tokens: self.at_once.1.tokens,
-            targets: self.at_once.1.targets,
-            at_once: self.at_once.0,
+            tokens,
+            targets,
+            at_once: self.at_once,
             threads: self.threads,
             has_tokenizer: true,
             placement: self.placement,
@@ -337,11 +366,11 @@ impl<'a> Question<'a> {
 
     /// The request that is fitted into memory: where the number of micro-batches at the same time is automatic, `train` computes one at a
     /// time if more do not fit.
-    fn within<'b>(&self, request: &PlanRequest<'b>, given: &Given) -> PlanRequest<'b> {
-        if given.has("micro-batches-at-once") {
+    fn within<'b>(&self, request: &PlanRequest<'b>) -> PlanRequest<'b> {
+        if let Some(Auto::Value(_)) = self.args.micro_batches_at_once {
             return request.clone();
         }
-        let MicroBatchSize { tokens, targets } = self.size;
+        let MicroBatchSize { tokens, targets } = self.size(1);
         PlanRequest { tokens, targets, at_once: 1, ..request.clone() }
     }
 
@@ -349,11 +378,11 @@ impl<'a> Question<'a> {
     fn methods(&self, plain: &PlanRequest<'_>, small: &PlanRequest<'_>) -> anyhow::Result<Vec<MethodCost>> {
         let all = WeightSelection::all();
         let in_f32 = self.request(4 * self.subject.config.parameters());
-        let MicroBatchSize { tokens, targets } = self.size;
+        let MicroBatchSize { tokens, targets } = self.size(1);
         // Of itself, full fine-tuning computes one micro-batch at a time.
         let over = match self.args.micro_batches_at_once {
-            Some(MicroBatchesAtOnce::Value(_)) => in_f32,
-            None | Some(MicroBatchesAtOnce::Auto) => PlanRequest { tokens, targets, at_once: 1, ..in_f32 },
+            Some(Auto::Value(_)) => in_f32,
+            None | Some(Auto::Auto) => PlanRequest { tokens, targets, at_once: 1, ..in_f32 },
         };
         let full = PlanRequest { trainable: Trainable::Weights(&all), ..over }.plan(self.keep)?;
         let full = MethodCost::of("full, f32", &full);
@@ -421,7 +450,7 @@ impl<'a> Question<'a> {
             config: &self.subject.config,
             weights: small.weights,
             lora: Some(&self.lora),
-            tokens: self.size.tokens,
+            tokens: self.size(1).tokens,
             prompts: &prompts,
             max_new_tokens: MAX_NEW_TOKENS,
             threads: self.threads,
