@@ -94,6 +94,8 @@ impl<'a> StoredRows<'a> {
 
 /// How rows are read together. Those of a group lie far apart, so that each is the next of its own part of memory: that is what processors
 /// read ahead by themselves. The last few rows follow each other.
+///
+/// They are counted: over a chain of two iterators the compiler made loops that took a third longer.
 struct Groups {
     rows: Range<usize>,
     /// Groups of rows that lie apart, and from one row of them to the next.
@@ -357,6 +359,36 @@ impl<S: Simd + Registers<V = <S as Simd>::V>> RowGroups<S> for SignedBytes {
         unsafe {
             let codes = row.bits.add(at + part * <S as Registers>::LANES);
             S::mul(S::mul(S::floats(S::signed_bytes(codes)), absmax), <S as Registers>::splat(&Int8::STEP))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_in_one_group() {
+        for rows in (0..140).flat_map(|len| [0, 5, 512].map(|start| start..start + len)) {
+            let groups = Groups::of(rows.clone());
+            let numbers = (0..groups.count()).map(|i| groups.rows(i)).flat_map(|n| {
+                assert!(n.first < n.end, "a group without rows: {rows:?}");
+                (0..RIGHT_ROWS).map(move |i| n.first + i * n.step).filter(move |number| *number < n.end)
+            });
+            let mut numbers: Vec<usize> = numbers.collect();
+            numbers.sort_unstable();
+            assert_eq!(numbers, rows.collect::<Vec<_>>());
+        }
+    }
+
+    #[test]
+    fn rows_of_a_group_are_an_odd_number_apart() {
+        for len in RIGHT_ROWS..600 {
+            let Groups { apart, .. } = Groups::of(0..len);
+            assert!(
+                apart % 2 == 1 && RIGHT_ROWS * apart <= len && len < RIGHT_ROWS * (apart + 2),
+                "{len} rows: {apart}"
+            );
         }
     }
 }
