@@ -58,6 +58,10 @@ pub(super) trait RowGroups<S: Simd> {
 
 /// One of up to [`RIGHT_ROWS`] rows.
 #[derive(Clone, Copy)]
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only x86-64 reads rows as they are stored")
+)]
 pub(super) struct Row<Bits, Apart> {
     /// Where it lies.
     pub bits: *const Bits,
@@ -97,12 +101,6 @@ impl Numbers {
     /// Of rows that follow each other.
     pub(super) fn of(n: Range<usize>) -> Self {
         Numbers { first: n.start, step: 1, end: n.end }
-    }
-
-    /// The number of row `i`, or the last in the place of those that are not there.
-    #[inline(always)]
-    pub(super) fn at(self, i: usize) -> usize {
-        (self.first + i * self.step).min(self.end - 1)
     }
 
     /// Without the first `i` rows, if others are there.

@@ -128,6 +128,12 @@ impl Groups {
     }
 }
 
+/// The number of row `i` of `n`, or the last in the place of those that are not there.
+#[inline(always)]
+fn row_at(n: Numbers, i: usize) -> usize {
+    (n.first + i * n.step).min(n.end - 1)
+}
+
 /// As [`StoredRows::dot`], of some rows of blocks.
 ///
 /// # Safety
@@ -170,7 +176,7 @@ unsafe fn dot_blocks<S: Simd + Registers<V = <S as Simd>::V>>(
 /// Where rows `n` begin over a block of the sum.
 #[inline(always)]
 fn starts(stored: &StoredRowsOf<'_>, n: Numbers) -> [*const u8; RIGHT_ROWS] {
-    std::array::from_fn(|i| stored.row(n.at(i)).as_ptr())
+    std::array::from_fn(|i| stored.row(row_at(n, i)).as_ptr())
 }
 
 /// What rows have apart from their codes.
@@ -279,7 +285,7 @@ fn four_bit_rows(
     let (scale, blocks) = (data.scales(), k.len() / data.block_len);
     let mut rows = [FourBitRow { codes: std::ptr::null(), scales: std::ptr::null() }; RIGHT_ROWS];
     for (i, (to, scales)) in rows.iter_mut().zip(scales.chunks_exact_mut(blocks)).enumerate() {
-        let row = n.at(i);
+        let row = row_at(n, i);
         let first = (stored.place(row) * stored.width + k.start) / data.block_len;
         scales.iter_mut().enumerate().for_each(|(block, to)| *to = scale(first + block));
         *to = FourBitRow { codes: stored.row(row).as_ptr(), scales: scales.as_ptr() };
@@ -291,7 +297,7 @@ fn four_bit_rows(
 #[inline(always)]
 fn int8_scales((stored, data): (&StoredRowsOf<'_>, &Int8), n: Numbers, scales: &mut [f32]) -> Apart {
     for (i, to) in scales[..RIGHT_ROWS].iter_mut().enumerate() {
-        *to = data.absmax_of(stored.place(n.at(i)));
+        *to = data.absmax_of(stored.place(row_at(n, i)));
     }
     Apart { scales: scales.as_ptr(), ahead: stored.row_bytes }
 }
