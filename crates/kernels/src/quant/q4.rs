@@ -7,7 +7,7 @@
 use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
 #[cfg(target_arch = "x86_64")]
-use super::registers::{Reader, Registers, leading_f16};
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 18;
@@ -88,11 +88,6 @@ impl<R: Registers> Reader<R> for Q4_0 {
     type Shared = R::Centred;
 
     #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe { leading_f16::<R, ROWS, BYTES_0, 1>(rows, blocks, to) };
-    }
-    #[inline(always)]
     unsafe fn shared(_: *const u8, d: *const f32, _: usize) -> R::Centred {
         // SAFETY: by the caller.
         unsafe { R::centred(R::splat(d)) }
@@ -121,11 +116,6 @@ impl<R: Registers> Reader<R> for Q4_1 {
     const IN_PLACE: bool = true;
     type Shared = R::Affine;
 
-    #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe { leading_f16::<R, ROWS, BYTES_1, 2>(rows, blocks, to) };
-    }
     #[inline(always)]
     unsafe fn shared(_: *const u8, scales: *const f32, _: usize) -> R::Affine {
         // SAFETY: by the caller.

@@ -8,7 +8,7 @@ use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
 use super::q4;
 #[cfg(target_arch = "x86_64")]
-use super::registers::{Reader, Registers, leading_f16};
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES_0: usize = 22;
@@ -101,11 +101,6 @@ impl<R: Registers> Reader<R> for Q5_0 {
     type Shared = R::V;
 
     #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe { leading_f16::<R, ROWS, BYTES_0, 1>(rows, blocks, to) };
-    }
-    #[inline(always)]
     unsafe fn shared(_: *const u8, d: *const f32, _: usize) -> R::V {
         // SAFETY: by the caller.
         unsafe { R::splat(d) }
@@ -134,11 +129,6 @@ impl<R: Registers> Reader<R> for Q5_1 {
     const IN_PLACE: bool = true;
     type Shared = [R::V; 2];
 
-    #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe { leading_f16::<R, ROWS, BYTES_1, 2>(rows, blocks, to) };
-    }
     #[inline(always)]
     unsafe fn shared(_: *const u8, scales: *const f32, _: usize) -> [R::V; 2] {
         // SAFETY: by the caller.

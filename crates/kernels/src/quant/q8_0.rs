@@ -4,7 +4,7 @@
 use super::blocks::{self, decode_blocks};
 use super::float::write_scale;
 #[cfg(target_arch = "x86_64")]
-use super::registers::{Reader, Registers, leading_f16};
+use super::registers::{Reader, Registers};
 
 pub(super) const LEN: usize = 32;
 pub(super) const BYTES: usize = 34;
@@ -50,11 +50,6 @@ impl<R: Registers> Reader<R> for Q8_0 {
     const IN_PLACE: bool = true;
     type Shared = R::V;
 
-    #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32) {
-        // SAFETY: by the caller.
-        unsafe { leading_f16::<R, ROWS, BYTES, 1>(rows, blocks, to) };
-    }
     #[inline(always)]
     unsafe fn shared(_: *const u8, d: *const f32, _: usize) -> R::V {
         // SAFETY: by the caller.

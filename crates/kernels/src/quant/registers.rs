@@ -156,10 +156,16 @@ pub(crate) trait Reader<R: Registers> {
     /// What the values of a group have in common.
     type Shared: Copy;
 
-    /// Decodes the scales of `blocks` blocks of each of some rows: those of block `b` of row `i` to place `(b * ROWS + i) * SCALES`. There
-    /// is room for 16 values more.
+    /// Decodes the scales of `blocks` blocks of each of some rows: those of block `b` of row `i` to place `(b * ROWS + i) * SCALES`. Behind
+    /// them there is room for [`BEHIND_SCALES`] values. Blocks begin with their scales in binary16, unless their format says otherwise.
     #[inline(always)]
-    unsafe fn scales<const ROWS: usize>(_rows: &[*const u8; ROWS], _blocks: usize, _to: *mut f32) {}
+    unsafe fn scales<const ROWS: usize>(rows: &[*const u8; ROWS], blocks: usize, to: *mut f32)
+    where
+        Self: Sized,
+    {
+        // SAFETY: by the caller.
+        unsafe { leading_f16::<R, Self, ROWS>(rows, blocks, to) };
+    }
 
     /// What the values of group `group` share.
     unsafe fn shared(block: *const u8, scales: *const f32, group: usize) -> Self::Shared;
@@ -526,27 +532,31 @@ impl Registers for Avx512 {
     }
 }
 
-/// [`Reader::scales`] of blocks of `BYTES` bytes that begin with their `N` scales, as binary16: many are converted at once, which takes
-/// a small part of an instruction each.
+/// Values that may be written behind decoded scales: as many as the largest register has.
+pub(crate) const BEHIND_SCALES: usize = 16;
+
+/// [`Reader::scales`] of blocks that begin with their scales, as binary16: many are converted at once, which takes a small part of an
+/// instruction each.
 ///
 /// # Safety
 /// As there.
 #[inline(always)]
-pub(super) unsafe fn leading_f16<R: Registers, const ROWS: usize, const BYTES: usize, const N: usize>(
+unsafe fn leading_f16<R: Registers, F: Reader<R>, const ROWS: usize>(
     rows: &[*const u8; ROWS],
     blocks: usize,
     to: *mut f32,
 ) {
-    const { assert!(N == 1 || N == 2) };
-    let values = (blocks * ROWS * N).next_multiple_of(R::LANES);
+    const { assert!(F::SCALES <= 2 && R::LANES <= BEHIND_SCALES) };
+    let values = (blocks * ROWS * F::SCALES).next_multiple_of(R::LANES);
     // SAFETY: by the caller. Bits lie in the upper half of the room for values, so that none is overwritten before it is converted.
     unsafe {
         let bits = to.cast::<u16>().add(values);
         for block in 0..blocks {
             for (i, row) in rows.iter().enumerate() {
-                let (from, to) = (row.add(block * BYTES), bits.add((block * ROWS + i) * N));
+                let (from, to) = (row.add(block * F::BYTES), bits.add((block * ROWS + i) * F::SCALES));
                 // Volatile, since the compiler would put registers together from these, which takes much longer.
-                match N {
+                match F::SCALES {
+                    0 => {}
                     1 => to.write_volatile(from.cast::<u16>().read_unaligned()),
                     _ => to.cast::<u32>().write_volatile(from.cast::<u32>().read_unaligned()),
                 }
@@ -567,7 +577,7 @@ pub(super) unsafe fn decode<R: Registers, F: Reader<R>>(src: &[u8], dst: &mut [f
     /// Blocks whose scales are decoded together: a processor waits where it reads what it has just written.
     const TOGETHER: usize = 8;
     const MOST_SCALES: usize = 16;
-    let mut scales = [0.0f32; TOGETHER * MOST_SCALES + 16];
+    let mut scales = [0.0f32; TOGETHER * MOST_SCALES + BEHIND_SCALES];
     for (blocks, out) in src.chunks(TOGETHER * F::BYTES).zip(dst.chunks_mut(TOGETHER * F::LEN)) {
         if !F::IN_PLACE {
             // SAFETY: by the caller; blocks are whole.

@@ -244,7 +244,7 @@ impl<R: Registers> Reader<R> for Q5K {
     }
 }
 
-/// A quarter of each of the sixteen scales of a Q6_K block.
+/// A quarter of each of the sixteen scales of a Q6_K block, since its codes are read as four times what they stand for.
 ///
 /// # Safety
 /// The processor has AVX2 and F16C, and the block is whole.

@@ -12,7 +12,7 @@ use super::few::{MOST_TILE_LEFT, Numbers, Out, RIGHT_ROWS, Row, RowGroups, dot_a
 use super::simd::{Cache, Simd, prefetch};
 use crate::quant::four_bit::FourBit;
 use crate::quant::int8::Int8;
-use crate::quant::registers::{Reader, Registers, formats};
+use crate::quant::registers::{BEHIND_SCALES, Reader, Registers, formats};
 use crate::quant::{Format, LINE_BYTES};
 use crate::weight::{StoredAs, StoredRowsOf};
 
@@ -191,7 +191,7 @@ struct Apart {
 impl Apart {
     /// The first of `each` scales of block `block` of a row.
     #[inline(always)]
-    unsafe fn of<Bits>(row: Row<Bits, Apart>, block: usize, each: usize) -> *const f32 {
+    unsafe fn of(row: Row<u8, Apart>, block: usize, each: usize) -> *const f32 {
         // SAFETY: by the caller.
         unsafe { row.apart.scales.add((block * RIGHT_ROWS + row.number) * each) }
     }
@@ -209,7 +209,7 @@ unsafe fn block_scales<R: Registers, F: Reader<R>>(
     scales: &mut [f32],
 ) -> Apart {
     let blocks = k / F::LEN;
-    let scales = scales[..blocks * RIGHT_ROWS * F::SCALES + 16].as_mut_ptr();
+    let scales = scales[..blocks * RIGHT_ROWS * F::SCALES + BEHIND_SCALES].as_mut_ptr();
     // SAFETY: by the caller.
     unsafe { F::scales(rows, blocks, scales) };
     Apart { scales, ahead: stored.row_bytes }
