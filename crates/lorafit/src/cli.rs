@@ -94,8 +94,8 @@ enum Verb {
     Manual(manual::ManualArgs),
 }
 
-/// The command line; a negative number is a value, so that what is wrong with it is told of its flag, and a number is finite. Paragraphs
-/// behind the flags are broken where they are shown, and only there.
+/// The command line. A negative number is read as a value, so that its error names its flag; numbers have to be finite. Paragraphs behind
+/// the flags are broken where they are shown, and only there.
 pub fn command() -> clap::Command {
     let numbers = |arg: clap::Arg| {
         let takes_values = arg.get_action().takes_values();
@@ -174,7 +174,7 @@ const LEAST_ALIKE: f64 = 0.8;
 /// Names that begin with what was typed, at most: more of them would say nothing.
 const MOST_BEGUN: usize = 4;
 
-/// What is said of a flag that verbs with `--device` and `--quant` lack, because it follows from these.
+/// Flags that some verbs lack because `--device` and `--quant` decide, and the tip for each.
 const FOLLOWS: [(&str, &str); 1] = [(
     "compute-dtype",
     "the type follows from --device and --quant here: bf16 on a GPU, and with --quant where the processor multiplies bf16; else f32",

@@ -10,7 +10,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 /// Words by which people ask for nothing.
 const NONE: [&str; 7] = ["none", "no", "off", "false", "null", "never", "disable"];
 
-/// What turns a flag off, or takes the place of a word that says so.
+/// Flags that people give a word such as `none`, and the tip for each.
 const TURNED_OFF: [(&str, &str); 20] = [
     ("--average", "leave --average out, and no average is kept"),
     ("--center-rewards", "--center-rewards 0 turns it off"),
@@ -78,10 +78,10 @@ fn expected(source: &(dyn std::error::Error + 'static), value: &str) -> Option<S
 const TOO_LARGE: &str = "the number is too large";
 const MISSING: &str = "no number is given";
 
-/// Reads a number that has to be finite, as every one that a flag takes.
+/// Reads a number of a flag, which has to be finite.
 ///
 /// # Errors
-/// What is no number, and what is not finite.
+/// A text that is not a number, or a number that is not finite.
 pub fn finite(text: &str) -> Result<f64, Box<dyn std::error::Error + Send + Sync>> {
     let number: f64 = text.parse()?;
     if number.is_finite() { Ok(number) } else { Err(NOT_FINITE.into()) }
@@ -108,7 +108,7 @@ pub fn not_real(text: &str) -> Option<String> {
     is_number.then(|| format!("a fraction stands behind a point: write {with_point}"))
 }
 
-/// A whole number is written in fewer digits than a float loses.
+/// A float holds every whole number below this exactly; larger ones are not advised.
 const EXACT: f64 = (1u64 << 53) as f64;
 
 /// Why a text is no whole number, and what to write instead, where that can be said.
@@ -234,7 +234,7 @@ mod tests {
         {
             assert_eq!(not_whole(typed), None, "{typed}");
         }
-        // What is to be written is what is read.
+        // What the message tells to write can be read.
         for typed in ["1,000", "1e3", "3.0", "7m"] {
             let told = not_whole(typed).expect("a reason");
             let (_, ways) = told.split_once("write ").expect("a way");

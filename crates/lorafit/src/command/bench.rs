@@ -148,7 +148,7 @@ impl BenchArgs {
     }
 }
 
-/// What was asked for, or found to be best.
+/// The settings of a measurement: those that were given, or those that were found.
 struct Chosen {
     /// Tokens computed at once.
     tokens: usize,

@@ -87,7 +87,7 @@ impl MemoryArgs {
         }
     }
 
-    /// What is recomputed so that a run of one process fits; `None` if it does not.
+    /// The recomputation with which a run of one process fits; `None` if it fits with none.
     ///
     /// # Errors
     /// A selection that the model does not have.
@@ -125,7 +125,7 @@ impl MemoryArgs {
     }
 }
 
-/// What lets a run that does not fit in `limit` bytes fit; as it is asked for it takes `enough` bytes, if it may be allowed more.
+/// How a run that does not fit in `limit` bytes can be made to fit. `enough` is what it takes as it is, where --memory can be raised to that.
 fn ways_to_fit(
     request: &PlanRequest<'_>,
     enough: Option<u64>,

@@ -60,7 +60,8 @@ pub fn in_one_line(plan: &MemoryPlan) -> String {
 }
 
 /// What can be done where not even `least` fits, the plan of so many tokens at once: by the part that takes most. Weights that are
-/// floats can be quantised. What is asked for takes `enough` bytes, if it may be allowed more.
+/// floats can be quantised. `enough` is what all of it takes, where --memory can be raised to
+/// that.
 pub fn remedy_of(tokens: usize, least: &MemoryPlan, is_float: bool, enough: Option<u64>) -> Remedy {
     let (name, most) = parts(least).into_iter().max_by_key(|(_, bytes)| *bytes).expect("a plan has parts");
     let smaller = remedy!["take a smaller ", Setting::Model];

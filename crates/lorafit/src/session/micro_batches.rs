@@ -226,7 +226,7 @@ mod tests {
         assert_eq!(of(Some(Recompute::Full), Some(Recompute::Full)), 2);
         assert_eq!(of(Some(Recompute::Blocks(3)), Some(Recompute::Blocks(2))), 1);
         assert_eq!(of(None, Some(Recompute::Full)), 1);
-        // What does not fit either way is told of one.
+        // Where neither fits, the error is that of one.
         assert_eq!(of(None, None), 1);
         assert_eq!(several_or_one(1, |_| unreachable!("one is one")).expect("no error"), 1);
     }

@@ -413,7 +413,7 @@ fn an_unknown_flag_has_a_tip_that_is_true() {
     }
 }
 
-/// Whoever says in words that a flag is to be off is told how, and that is taken.
+/// A word such as `none` gets a tip that says how to turn the flag off, and the tip works.
 #[test]
 fn what_turns_a_flag_off_is_told() {
     let train = ["train", "--print-config", "--model", "m", "--data", "d", "--out", "o"];

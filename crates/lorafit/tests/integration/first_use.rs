@@ -53,7 +53,7 @@ fn advised(said: &str) -> String {
     memory.split_whitespace().next().unwrap().to_owned()
 }
 
-/// Whatever a run is refused, the memory and the lengths that a hint advises are enough; and what is needed is told as more than there is.
+/// When a run is refused for want of memory, what the hint advises fits, and the message shows a need above the limit.
 #[test]
 fn what_is_advised_to_make_a_run_fit_makes_it_fit() {
     let dir = place(0);

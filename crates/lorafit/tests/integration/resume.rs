@@ -492,7 +492,7 @@ fn automatic_settings_are_those_that_the_run_found() {
         assert!(kept.contains("lr = 0.005") && kept.contains("micro-batch-tokens = 512"), "{flag}: {kept}");
         assert!(kept.contains("micro-batches-at-once = 1"), "{flag}: {kept}");
     }
-    // Of an older version, which kept no number.
+    // An older version kept no number in config.toml.
     let config = place.path("run/config.toml");
     let text = fs::read_to_string(&config).expect("reads").replace("micro-batches-at-once = 1\n", "");
     fs::write(&config, text).expect("writes");
